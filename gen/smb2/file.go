@@ -142,3 +142,748 @@ func (m *CloseRsp) Check() error {
 	}
 	return nil
 }
+
+// FlushReq is struct smb2_flush_req, MS-SMB2 2.2.17.
+//
+// It stands behind a Hdr.
+type FlushReq struct {
+	StructureSize    uint16
+	Reserved1        uint16
+	Reserved2        uint32
+	PersistentFileId uint64
+	VolatileFileId   uint64
+}
+
+// FlushReqSize is the size of the fixed part in bytes.
+const FlushReqSize = 24
+
+// NewFlushReq returns a FlushReq with the fields set that have only one right value.
+func NewFlushReq() *FlushReq { return &FlushReq{StructureSize: 24} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *FlushReq) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.Reserved1)
+	b = le.AppendUint32(b, m.Reserved2)
+	b = le.AppendUint64(b, m.PersistentFileId)
+	b = le.AppendUint64(b, m.VolatileFileId)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *FlushReq) Decode(b []byte) ([]byte, error) {
+	if len(b) < 24 {
+		return b, short("FlushReq", 24, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Reserved1 = le.Uint16(b[2:])
+	m.Reserved2 = le.Uint32(b[4:])
+	m.PersistentFileId = le.Uint64(b[8:])
+	m.VolatileFileId = le.Uint64(b[16:])
+	b = b[24:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *FlushReq) Check() error {
+	if m.StructureSize != 24 {
+		return &RuleError{"FlushReq.StructureSize", text(m.StructureSize), "24", "MS-SMB2 2.2.17"}
+	}
+	return nil
+}
+
+// FlushRsp is struct smb2_flush_rsp, MS-SMB2 2.2.18.
+//
+// It stands behind a Hdr.
+type FlushRsp struct {
+	StructureSize uint16
+	Reserved      uint16
+}
+
+// FlushRspSize is the size of the fixed part in bytes.
+const FlushRspSize = 4
+
+// NewFlushRsp returns a FlushRsp with the fields set that have only one right value.
+func NewFlushRsp() *FlushRsp { return &FlushRsp{StructureSize: 4} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *FlushRsp) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.Reserved)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *FlushRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 4 {
+		return b, short("FlushRsp", 4, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Reserved = le.Uint16(b[2:])
+	b = b[4:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *FlushRsp) Check() error {
+	if m.StructureSize != 4 {
+		return &RuleError{"FlushRsp.StructureSize", text(m.StructureSize), "4", "MS-SMB2 2.2.18"}
+	}
+	return nil
+}
+
+// ReadFlags is a set of the bits of read_flags, MS-SMB2 2.2.19.
+type ReadFlags byte
+
+const (
+	SMB2_READFLAG_READ_UNBUFFERED    ReadFlags = 0x01
+	SMB2_READFLAG_REQUEST_COMPRESSED ReadFlags = 0x02
+)
+
+var readFlagsNames = names{
+	{0x01, "SMB2_READFLAG_READ_UNBUFFERED"},
+	{0x02, "SMB2_READFLAG_REQUEST_COMPRESSED"},
+}
+
+// String returns the names of the bits that are set, joined by |.
+func (v ReadFlags) String() string { return readFlagsNames.flags(uint64(v)) }
+
+// Unknown returns the bits that have no name.
+func (v ReadFlags) Unknown() ReadFlags { return v &^ ReadFlags(readFlagsNames.all()) }
+
+// RdmaChannel is one of the values of rdma_channel, MS-SMB2 2.2.19.
+type RdmaChannel uint32
+
+const (
+	SMB2_CHANNEL_NONE               RdmaChannel = 0x00000000
+	SMB2_CHANNEL_RDMA_V1            RdmaChannel = 0x00000001
+	SMB2_CHANNEL_RDMA_V1_INVALIDATE RdmaChannel = 0x00000002
+	SMB2_CHANNEL_RDMA_TRANSFORM     RdmaChannel = 0x00000003
+)
+
+var rdmaChannelNames = names{
+	{0x00000000, "SMB2_CHANNEL_NONE"},
+	{0x00000001, "SMB2_CHANNEL_RDMA_V1"},
+	{0x00000002, "SMB2_CHANNEL_RDMA_V1_INVALIDATE"},
+	{0x00000003, "SMB2_CHANNEL_RDMA_TRANSFORM"},
+}
+
+// String returns the name of the value.
+func (v RdmaChannel) String() string { return rdmaChannelNames.value("RdmaChannel", uint64(v)) }
+
+// Known says that the value has a name.
+func (v RdmaChannel) Known() bool { return rdmaChannelNames.known(uint64(v)) }
+
+// ReadReq is struct smb2_read_req, MS-SMB2 2.2.19.
+//
+// It stands behind a Hdr.
+type ReadReq struct {
+	StructureSize         uint16
+	Padding               byte // where the client would like the data in the response
+	Flags                 ReadFlags
+	Length                uint32
+	Offset                uint64
+	PersistentFileId      uint64
+	VolatileFileId        uint64
+	MinimumCount          uint32
+	Channel               RdmaChannel
+	RemainingBytes        uint32
+	ReadChannelInfoOffset uint16
+	ReadChannelInfoLength uint16
+	Buffer                []byte // at least one byte
+}
+
+// ReadReqSize is the size of the fixed part in bytes.
+const ReadReqSize = 48
+
+// NewReadReq returns a ReadReq with the fields set that have only one right value.
+func NewReadReq() *ReadReq { return &ReadReq{StructureSize: 49} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *ReadReq) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = append(b, m.Padding)
+	b = append(b, byte(m.Flags))
+	b = le.AppendUint32(b, m.Length)
+	b = le.AppendUint64(b, m.Offset)
+	b = le.AppendUint64(b, m.PersistentFileId)
+	b = le.AppendUint64(b, m.VolatileFileId)
+	b = le.AppendUint32(b, m.MinimumCount)
+	b = le.AppendUint32(b, uint32(m.Channel))
+	b = le.AppendUint32(b, m.RemainingBytes)
+	b = le.AppendUint16(b, m.ReadChannelInfoOffset)
+	b = le.AppendUint16(b, m.ReadChannelInfoLength)
+	b = append(b, m.Buffer...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *ReadReq) Decode(b []byte) ([]byte, error) {
+	if len(b) < 48 {
+		return b, short("ReadReq", 48, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Padding = b[2]
+	m.Flags = ReadFlags(b[3])
+	m.Length = le.Uint32(b[4:])
+	m.Offset = le.Uint64(b[8:])
+	m.PersistentFileId = le.Uint64(b[16:])
+	m.VolatileFileId = le.Uint64(b[24:])
+	m.MinimumCount = le.Uint32(b[32:])
+	m.Channel = RdmaChannel(le.Uint32(b[36:]))
+	m.RemainingBytes = le.Uint32(b[40:])
+	m.ReadChannelInfoOffset = le.Uint16(b[44:])
+	m.ReadChannelInfoLength = le.Uint16(b[46:])
+	b = b[48:]
+	m.Buffer, b = b, nil
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *ReadReq) Check() error {
+	if m.StructureSize != 49 {
+		return &RuleError{"ReadReq.StructureSize", text(m.StructureSize), "49", "MS-SMB2 2.2.19"}
+	}
+	if m.Flags.Unknown() != 0 {
+		return &RuleError{"ReadReq.Flags", m.Flags.Unknown().String(), "only bits of read_flags", "MS-SMB2 2.2.19"}
+	}
+	if !m.Channel.Known() {
+		return &RuleError{"ReadReq.Channel", m.Channel.String(), "a value of rdma_channel", "MS-SMB2 2.2.19"}
+	}
+	if _, err := m.ReadChannelInfo(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// ReadChannelInfo returns the bytes that ReadChannelInfoOffset points at, counted from the header.
+func (m *ReadReq) ReadChannelInfo() ([]byte, error) {
+	return part("ReadReq.ReadChannelInfo", m.Buffer, 112, int(m.ReadChannelInfoOffset), int(m.ReadChannelInfoLength), "MS-SMB2 2.2.19")
+}
+
+// SetReadChannelInfo appends p to Buffer and points the fields at it.
+func (m *ReadReq) SetReadChannelInfo(p []byte) {
+	buf, at := place(m.Buffer, 112, 1, p)
+	m.Buffer, m.ReadChannelInfoOffset = buf, uint16(at)
+	m.ReadChannelInfoLength = uint16(len(p))
+}
+
+// ReadRsp is struct smb2_read_rsp, MS-SMB2 2.2.20.
+//
+// It stands behind a Hdr.
+type ReadRsp struct {
+	StructureSize uint16
+	DataOffset    byte
+	Reserved      byte
+	DataLength    uint32
+	DataRemaining uint32
+	Flags         uint32
+	Buffer        []byte
+}
+
+// ReadRspSize is the size of the fixed part in bytes.
+const ReadRspSize = 16
+
+// NewReadRsp returns a ReadRsp with the fields set that have only one right value.
+func NewReadRsp() *ReadRsp { return &ReadRsp{StructureSize: 17} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *ReadRsp) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = append(b, m.DataOffset)
+	b = append(b, m.Reserved)
+	b = le.AppendUint32(b, m.DataLength)
+	b = le.AppendUint32(b, m.DataRemaining)
+	b = le.AppendUint32(b, m.Flags)
+	b = append(b, m.Buffer...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *ReadRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 16 {
+		return b, short("ReadRsp", 16, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.DataOffset = b[2]
+	m.Reserved = b[3]
+	m.DataLength = le.Uint32(b[4:])
+	m.DataRemaining = le.Uint32(b[8:])
+	m.Flags = le.Uint32(b[12:])
+	b = b[16:]
+	m.Buffer, b = b, nil
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *ReadRsp) Check() error {
+	if m.StructureSize != 17 {
+		return &RuleError{"ReadRsp.StructureSize", text(m.StructureSize), "17", "MS-SMB2 2.2.20"}
+	}
+	if _, err := m.Data(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Data returns the bytes that DataOffset points at, counted from the header.
+func (m *ReadRsp) Data() ([]byte, error) {
+	return part("ReadRsp.Data", m.Buffer, 80, int(m.DataOffset), int(m.DataLength), "MS-SMB2 2.2.20")
+}
+
+// SetData appends p to Buffer and points the fields at it.
+func (m *ReadRsp) SetData(p []byte) {
+	buf, at := place(m.Buffer, 80, 1, p)
+	m.Buffer, m.DataOffset = buf, byte(at)
+	m.DataLength = uint32(len(p))
+}
+
+// WriteFlags is a set of the bits of write_flags, MS-SMB2 2.2.21.
+type WriteFlags uint32
+
+const (
+	SMB2_WRITEFLAG_WRITE_THROUGH    WriteFlags = 0x00000001
+	SMB2_WRITEFLAG_WRITE_UNBUFFERED WriteFlags = 0x00000002
+)
+
+var writeFlagsNames = names{
+	{0x00000001, "SMB2_WRITEFLAG_WRITE_THROUGH"},
+	{0x00000002, "SMB2_WRITEFLAG_WRITE_UNBUFFERED"},
+}
+
+// String returns the names of the bits that are set, joined by |.
+func (v WriteFlags) String() string { return writeFlagsNames.flags(uint64(v)) }
+
+// Unknown returns the bits that have no name.
+func (v WriteFlags) Unknown() WriteFlags { return v &^ WriteFlags(writeFlagsNames.all()) }
+
+// WriteReq is struct smb2_write_req, MS-SMB2 2.2.21.
+//
+// It stands behind a Hdr.
+type WriteReq struct {
+	StructureSize          uint16
+	DataOffset             uint16
+	Length                 uint32
+	Offset                 uint64
+	PersistentFileId       uint64
+	VolatileFileId         uint64
+	Channel                RdmaChannel
+	RemainingBytes         uint32
+	WriteChannelInfoOffset uint16
+	WriteChannelInfoLength uint16
+	Flags                  WriteFlags
+	Buffer                 []byte
+}
+
+// WriteReqSize is the size of the fixed part in bytes.
+const WriteReqSize = 48
+
+// NewWriteReq returns a WriteReq with the fields set that have only one right value.
+func NewWriteReq() *WriteReq { return &WriteReq{StructureSize: 49} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *WriteReq) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.DataOffset)
+	b = le.AppendUint32(b, m.Length)
+	b = le.AppendUint64(b, m.Offset)
+	b = le.AppendUint64(b, m.PersistentFileId)
+	b = le.AppendUint64(b, m.VolatileFileId)
+	b = le.AppendUint32(b, uint32(m.Channel))
+	b = le.AppendUint32(b, m.RemainingBytes)
+	b = le.AppendUint16(b, m.WriteChannelInfoOffset)
+	b = le.AppendUint16(b, m.WriteChannelInfoLength)
+	b = le.AppendUint32(b, uint32(m.Flags))
+	b = append(b, m.Buffer...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *WriteReq) Decode(b []byte) ([]byte, error) {
+	if len(b) < 48 {
+		return b, short("WriteReq", 48, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.DataOffset = le.Uint16(b[2:])
+	m.Length = le.Uint32(b[4:])
+	m.Offset = le.Uint64(b[8:])
+	m.PersistentFileId = le.Uint64(b[16:])
+	m.VolatileFileId = le.Uint64(b[24:])
+	m.Channel = RdmaChannel(le.Uint32(b[32:]))
+	m.RemainingBytes = le.Uint32(b[36:])
+	m.WriteChannelInfoOffset = le.Uint16(b[40:])
+	m.WriteChannelInfoLength = le.Uint16(b[42:])
+	m.Flags = WriteFlags(le.Uint32(b[44:]))
+	b = b[48:]
+	m.Buffer, b = b, nil
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *WriteReq) Check() error {
+	if m.StructureSize != 49 {
+		return &RuleError{"WriteReq.StructureSize", text(m.StructureSize), "49", "MS-SMB2 2.2.21"}
+	}
+	if !m.Channel.Known() {
+		return &RuleError{"WriteReq.Channel", m.Channel.String(), "a value of rdma_channel", "MS-SMB2 2.2.21"}
+	}
+	if m.Flags.Unknown() != 0 {
+		return &RuleError{"WriteReq.Flags", m.Flags.Unknown().String(), "only bits of write_flags", "MS-SMB2 2.2.21"}
+	}
+	if _, err := m.Data(); err != nil {
+		return err
+	}
+	if _, err := m.WriteChannelInfo(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Data returns the bytes that DataOffset points at, counted from the header.
+func (m *WriteReq) Data() ([]byte, error) {
+	return part("WriteReq.Data", m.Buffer, 112, int(m.DataOffset), int(m.Length), "MS-SMB2 2.2.21")
+}
+
+// SetData appends p to Buffer and points the fields at it.
+func (m *WriteReq) SetData(p []byte) {
+	buf, at := place(m.Buffer, 112, 1, p)
+	m.Buffer, m.DataOffset = buf, uint16(at)
+	m.Length = uint32(len(p))
+}
+
+// WriteChannelInfo returns the bytes that WriteChannelInfoOffset points at, counted from the header.
+func (m *WriteReq) WriteChannelInfo() ([]byte, error) {
+	return part("WriteReq.WriteChannelInfo", m.Buffer, 112, int(m.WriteChannelInfoOffset), int(m.WriteChannelInfoLength), "MS-SMB2 2.2.21")
+}
+
+// SetWriteChannelInfo appends p to Buffer and points the fields at it.
+func (m *WriteReq) SetWriteChannelInfo(p []byte) {
+	buf, at := place(m.Buffer, 112, 1, p)
+	m.Buffer, m.WriteChannelInfoOffset = buf, uint16(at)
+	m.WriteChannelInfoLength = uint16(len(p))
+}
+
+// WriteRsp is struct smb2_write_rsp, MS-SMB2 2.2.22.
+//
+// The specification has Reserved, Count, Remaining, WriteChannelInfoOffset and
+// WriteChannelInfoLength for the members behind StructureSize.
+//
+// It stands behind a Hdr.
+type WriteRsp struct {
+	StructureSize uint16
+	DataOffset    byte
+	Reserved      byte
+	DataLength    uint32 // bytes written
+	DataRemaining uint32
+	Reserved2     uint32
+	Buffer        []byte
+}
+
+// WriteRspSize is the size of the fixed part in bytes.
+const WriteRspSize = 16
+
+// NewWriteRsp returns a WriteRsp with the fields set that have only one right value.
+func NewWriteRsp() *WriteRsp { return &WriteRsp{StructureSize: 17} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *WriteRsp) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = append(b, m.DataOffset)
+	b = append(b, m.Reserved)
+	b = le.AppendUint32(b, m.DataLength)
+	b = le.AppendUint32(b, m.DataRemaining)
+	b = le.AppendUint32(b, m.Reserved2)
+	b = append(b, m.Buffer...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *WriteRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 16 {
+		return b, short("WriteRsp", 16, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.DataOffset = b[2]
+	m.Reserved = b[3]
+	m.DataLength = le.Uint32(b[4:])
+	m.DataRemaining = le.Uint32(b[8:])
+	m.Reserved2 = le.Uint32(b[12:])
+	b = b[16:]
+	m.Buffer, b = b, nil
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *WriteRsp) Check() error {
+	if m.StructureSize != 17 {
+		return &RuleError{"WriteRsp.StructureSize", text(m.StructureSize), "17", "MS-SMB2 2.2.22"}
+	}
+	return nil
+}
+
+// LockFlags is a set of the bits of lock_flags, MS-SMB2 2.2.26.1.
+type LockFlags uint32
+
+const (
+	SMB2_LOCKFLAG_SHARED           LockFlags = 0x0001
+	SMB2_LOCKFLAG_EXCLUSIVE        LockFlags = 0x0002
+	SMB2_LOCKFLAG_UNLOCK           LockFlags = 0x0004
+	SMB2_LOCKFLAG_FAIL_IMMEDIATELY LockFlags = 0x0010
+)
+
+var lockFlagsNames = names{
+	{0x0001, "SMB2_LOCKFLAG_SHARED"},
+	{0x0002, "SMB2_LOCKFLAG_EXCLUSIVE"},
+	{0x0004, "SMB2_LOCKFLAG_UNLOCK"},
+	{0x0010, "SMB2_LOCKFLAG_FAIL_IMMEDIATELY"},
+}
+
+// String returns the names of the bits that are set, joined by |.
+func (v LockFlags) String() string { return lockFlagsNames.flags(uint64(v)) }
+
+// Unknown returns the bits that have no name.
+func (v LockFlags) Unknown() LockFlags { return v &^ LockFlags(lockFlagsNames.all()) }
+
+// LockElement is struct smb2_lock_element, MS-SMB2 2.2.26.1.
+type LockElement struct {
+	Offset   uint64
+	Length   uint64
+	Flags    LockFlags
+	Reserved uint32
+}
+
+// LockElementSize is the size of the fixed part in bytes.
+const LockElementSize = 24
+
+// Append appends what the fields say to b and checks nothing.
+func (m *LockElement) Append(b []byte) []byte {
+	b = le.AppendUint64(b, m.Offset)
+	b = le.AppendUint64(b, m.Length)
+	b = le.AppendUint32(b, uint32(m.Flags))
+	b = le.AppendUint32(b, m.Reserved)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *LockElement) Decode(b []byte) ([]byte, error) {
+	if len(b) < 24 {
+		return b, short("LockElement", 24, len(b))
+	}
+	m.Offset = le.Uint64(b[0:])
+	m.Length = le.Uint64(b[8:])
+	m.Flags = LockFlags(le.Uint32(b[16:]))
+	m.Reserved = le.Uint32(b[20:])
+	b = b[24:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *LockElement) Check() error {
+	if m.Flags.Unknown() != 0 {
+		return &RuleError{"LockElement.Flags", m.Flags.Unknown().String(), "only bits of lock_flags", "MS-SMB2 2.2.26.1"}
+	}
+	return nil
+}
+
+// LockReq is struct smb2_lock_req, MS-SMB2 2.2.26.
+//
+// It stands behind a Hdr.
+type LockReq struct {
+	StructureSize      uint16
+	LockCount          uint16
+	LockSequenceNumber uint32 // sequence number in bits 0 to 3, index above
+	PersistentFileId   uint64
+	VolatileFileId     uint64
+	Locks              []LockElement
+}
+
+// LockReqSize is the size of the fixed part in bytes.
+const LockReqSize = 24
+
+// NewLockReq returns a LockReq with the fields set that have only one right value.
+func NewLockReq() *LockReq { return &LockReq{StructureSize: 48} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *LockReq) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.LockCount)
+	b = le.AppendUint32(b, m.LockSequenceNumber)
+	b = le.AppendUint64(b, m.PersistentFileId)
+	b = le.AppendUint64(b, m.VolatileFileId)
+	for i := range m.Locks {
+		b = m.Locks[i].Append(b)
+	}
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *LockReq) Decode(b []byte) ([]byte, error) {
+	if len(b) < 24 {
+		return b, short("LockReq", 24, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.LockCount = le.Uint16(b[2:])
+	m.LockSequenceNumber = le.Uint32(b[4:])
+	m.PersistentFileId = le.Uint64(b[8:])
+	m.VolatileFileId = le.Uint64(b[16:])
+	b = b[24:]
+	{
+		n := int(m.LockCount)
+		if n < 0 || n > len(b)/24 {
+			return b, short("LockReq.Locks", n, len(b)/24)
+		}
+		m.Locks = make([]LockElement, n)
+		for i := range m.Locks {
+			m.Locks[i].Decode(b[24*i:])
+		}
+		b = b[24*n:]
+	}
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *LockReq) Check() error {
+	if m.StructureSize != 48 {
+		return &RuleError{"LockReq.StructureSize", text(m.StructureSize), "48", "MS-SMB2 2.2.26"}
+	}
+	if int(m.LockCount) != len(m.Locks) {
+		return &RuleError{"LockReq.Locks", text(len(m.Locks)) + " elements", "LockCount " + text(m.LockCount), "MS-SMB2 2.2.26"}
+	}
+	for i := range m.Locks {
+		if err := m.Locks[i].Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LockRsp is struct smb2_lock_rsp, MS-SMB2 2.2.27.
+//
+// It stands behind a Hdr.
+type LockRsp struct {
+	StructureSize uint16
+	Reserved      uint16
+}
+
+// LockRspSize is the size of the fixed part in bytes.
+const LockRspSize = 4
+
+// NewLockRsp returns a LockRsp with the fields set that have only one right value.
+func NewLockRsp() *LockRsp { return &LockRsp{StructureSize: 4} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *LockRsp) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.Reserved)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *LockRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 4 {
+		return b, short("LockRsp", 4, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Reserved = le.Uint16(b[2:])
+	b = b[4:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *LockRsp) Check() error {
+	if m.StructureSize != 4 {
+		return &RuleError{"LockRsp.StructureSize", text(m.StructureSize), "4", "MS-SMB2 2.2.27"}
+	}
+	return nil
+}
+
+// EchoReq is struct smb2_echo_req, MS-SMB2 2.2.28.
+//
+// It stands behind a Hdr.
+type EchoReq struct {
+	StructureSize uint16
+	Reserved      uint16
+}
+
+// EchoReqSize is the size of the fixed part in bytes.
+const EchoReqSize = 4
+
+// NewEchoReq returns a EchoReq with the fields set that have only one right value.
+func NewEchoReq() *EchoReq { return &EchoReq{StructureSize: 4} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *EchoReq) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.Reserved)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *EchoReq) Decode(b []byte) ([]byte, error) {
+	if len(b) < 4 {
+		return b, short("EchoReq", 4, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Reserved = le.Uint16(b[2:])
+	b = b[4:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *EchoReq) Check() error {
+	if m.StructureSize != 4 {
+		return &RuleError{"EchoReq.StructureSize", text(m.StructureSize), "4", "MS-SMB2 2.2.28"}
+	}
+	return nil
+}
+
+// EchoRsp is struct smb2_echo_rsp, MS-SMB2 2.2.29.
+//
+// It stands behind a Hdr.
+type EchoRsp struct {
+	StructureSize uint16
+	Reserved      uint16
+}
+
+// EchoRspSize is the size of the fixed part in bytes.
+const EchoRspSize = 4
+
+// NewEchoRsp returns a EchoRsp with the fields set that have only one right value.
+func NewEchoRsp() *EchoRsp { return &EchoRsp{StructureSize: 4} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *EchoRsp) Append(b []byte) []byte {
+	b = le.AppendUint16(b, m.StructureSize)
+	b = le.AppendUint16(b, m.Reserved)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *EchoRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 4 {
+		return b, short("EchoRsp", 4, len(b))
+	}
+	m.StructureSize = le.Uint16(b[0:])
+	m.Reserved = le.Uint16(b[2:])
+	b = b[4:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *EchoRsp) Check() error {
+	if m.StructureSize != 4 {
+		return &RuleError{"EchoRsp.StructureSize", text(m.StructureSize), "4", "MS-SMB2 2.2.29"}
+	}
+	return nil
+}

@@ -474,3 +474,147 @@ func (m *CompressionHdr) Check() error {
 	}
 	return nil
 }
+
+// SymlinkErrRsp is struct smb2_symlink_err_rsp, MS-SMB2 2.2.2.2.1.
+//
+// ErrorData of STATUS_STOPPED_ON_SYMLINK, in a context of its own with SMB 3.1.1.
+type SymlinkErrRsp struct {
+	SymLinkLength        uint32
+	SymLinkErrorTag      uint32
+	ReparseTag           uint32
+	ReparseDataLength    uint16
+	UnparsedPathLength   uint16
+	SubstituteNameOffset uint16
+	SubstituteNameLength uint16
+	PrintNameOffset      uint16
+	PrintNameLength      uint16
+	Flags                uint32
+	PathBuffer           []byte
+}
+
+// SymlinkErrRspSize is the size of the fixed part in bytes.
+const SymlinkErrRspSize = 28
+
+// NewSymlinkErrRsp returns a SymlinkErrRsp with the fields set that have only one right value.
+func NewSymlinkErrRsp() *SymlinkErrRsp { return &SymlinkErrRsp{SymLinkErrorTag: 0x4c4d5953} }
+
+// Append appends what the fields say to b and checks nothing.
+func (m *SymlinkErrRsp) Append(b []byte) []byte {
+	b = le.AppendUint32(b, m.SymLinkLength)
+	b = le.AppendUint32(b, m.SymLinkErrorTag)
+	b = le.AppendUint32(b, m.ReparseTag)
+	b = le.AppendUint16(b, m.ReparseDataLength)
+	b = le.AppendUint16(b, m.UnparsedPathLength)
+	b = le.AppendUint16(b, m.SubstituteNameOffset)
+	b = le.AppendUint16(b, m.SubstituteNameLength)
+	b = le.AppendUint16(b, m.PrintNameOffset)
+	b = le.AppendUint16(b, m.PrintNameLength)
+	b = le.AppendUint32(b, m.Flags)
+	b = append(b, m.PathBuffer...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *SymlinkErrRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 28 {
+		return b, short("SymlinkErrRsp", 28, len(b))
+	}
+	m.SymLinkLength = le.Uint32(b[0:])
+	m.SymLinkErrorTag = le.Uint32(b[4:])
+	m.ReparseTag = le.Uint32(b[8:])
+	m.ReparseDataLength = le.Uint16(b[12:])
+	m.UnparsedPathLength = le.Uint16(b[14:])
+	m.SubstituteNameOffset = le.Uint16(b[16:])
+	m.SubstituteNameLength = le.Uint16(b[18:])
+	m.PrintNameOffset = le.Uint16(b[20:])
+	m.PrintNameLength = le.Uint16(b[22:])
+	m.Flags = le.Uint32(b[24:])
+	b = b[28:]
+	m.PathBuffer, b = b, nil
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *SymlinkErrRsp) Check() error {
+	if m.SymLinkErrorTag != 0x4c4d5953 {
+		return &RuleError{"SymlinkErrRsp.SymLinkErrorTag", text(m.SymLinkErrorTag), "0x4c4d5953", "MS-SMB2 2.2.2.2.1"}
+	}
+	if _, err := m.SubstituteName(); err != nil {
+		return err
+	}
+	if _, err := m.PrintName(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// SubstituteName returns the bytes that SubstituteNameOffset points at, counted from PathBuffer.
+func (m *SymlinkErrRsp) SubstituteName() ([]byte, error) {
+	return part("SymlinkErrRsp.SubstituteName", m.PathBuffer, 0, int(m.SubstituteNameOffset), int(m.SubstituteNameLength), "MS-SMB2 2.2.2.2.1")
+}
+
+// SetSubstituteName appends p to PathBuffer and points the fields at it.
+func (m *SymlinkErrRsp) SetSubstituteName(p []byte) {
+	buf, at := place(m.PathBuffer, 0, 1, p)
+	m.PathBuffer, m.SubstituteNameOffset = buf, uint16(at)
+	m.SubstituteNameLength = uint16(len(p))
+}
+
+// PrintName returns the bytes that PrintNameOffset points at, counted from PathBuffer.
+func (m *SymlinkErrRsp) PrintName() ([]byte, error) {
+	return part("SymlinkErrRsp.PrintName", m.PathBuffer, 0, int(m.PrintNameOffset), int(m.PrintNameLength), "MS-SMB2 2.2.2.2.1")
+}
+
+// SetPrintName appends p to PathBuffer and points the fields at it.
+func (m *SymlinkErrRsp) SetPrintName(p []byte) {
+	buf, at := place(m.PathBuffer, 0, 1, p)
+	m.PathBuffer, m.PrintNameOffset = buf, uint16(at)
+	m.PrintNameLength = uint16(len(p))
+}
+
+// ErrorContextRsp is struct smb2_error_context_rsp, MS-SMB2 2.2.2.1.
+type ErrorContextRsp struct {
+	ErrorDataLength  uint32
+	ErrorId          uint32
+	ErrorContextData []byte
+}
+
+// ErrorContextRspSize is the size of the fixed part in bytes.
+const ErrorContextRspSize = 8
+
+// Append appends what the fields say to b and checks nothing.
+func (m *ErrorContextRsp) Append(b []byte) []byte {
+	b = le.AppendUint32(b, m.ErrorDataLength)
+	b = le.AppendUint32(b, m.ErrorId)
+	b = append(b, m.ErrorContextData...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *ErrorContextRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 8 {
+		return b, short("ErrorContextRsp", 8, len(b))
+	}
+	m.ErrorDataLength = le.Uint32(b[0:])
+	m.ErrorId = le.Uint32(b[4:])
+	b = b[8:]
+	{
+		n := int(m.ErrorDataLength)
+		if n < 0 || n > len(b) {
+			return b, short("ErrorContextRsp.ErrorContextData", n, len(b))
+		}
+		m.ErrorContextData = b[:n:n]
+		b = b[n:]
+	}
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *ErrorContextRsp) Check() error {
+	if int(m.ErrorDataLength) != len(m.ErrorContextData) {
+		return &RuleError{"ErrorContextRsp.ErrorContextData", text(len(m.ErrorContextData)) + " bytes", "ErrorDataLength " + text(m.ErrorDataLength), "MS-SMB2 2.2.2.1"}
+	}
+	return nil
+}

@@ -289,6 +289,10 @@ func (p *parser) value(l Line) {
 			v.Errno = h
 			continue
 		}
+		if h == "absent" {
+			v.Absent = true
+			continue
+		}
 		v.Holds = append(v.Holds, h)
 	}
 	p.d.Values = append(p.d.Values, v)

@@ -38,7 +38,8 @@
 // The comment behind a declaration is its section. A row of constants is
 // VALUE NAME [STRUCT...]: STRUCT is what a message of that command (request,
 // response; alternatives behind a |) or a buffer of that class holds. A status
-// has the kernel's error number there (-EIO).
+// has the kernel's error number there (-EIO), and absent says that the kernel has
+// no such constant.
 //
 // A row of a structure is OFFSET TYPE NAME [RULE]. The offset is redundant: the
 // checker adds up the types and compares. The last row is the size alone. Types:
@@ -270,6 +271,7 @@ type Value struct {
 	Name   string
 	Holds  []string // structures; see the package comment
 	Errno  string   // -EIO
+	Absent bool     // the kernel has no such constant
 	Note   string
 }
 
