@@ -40,6 +40,10 @@ func Outputs(s *table.Set) (map[string][]byte, error) {
 	for name, text := range files {
 		out["smb2/"+name] = text
 	}
+	out["REFERENCE.md"] = emit.Markdown(s)
+	for _, f := range s.Files {
+		out["tables/"+f.Name] = []byte(f.Format())
+	}
 	return out, nil
 }
 

@@ -222,7 +222,7 @@ func (c *checker) members(d *Decl) {
 		if f.Shadow && !f.Scalar() {
 			c.errorf(f.Pos, "%s %s in the second view of a union, want a number", f.TypeName(), f.Name())
 		}
-		if f.Beyond && (d.Variable() == nil || i == 0) {
+		if f.Beyond && !slices.ContainsFunc(d.Fields[:i], func(x *Field) bool { return x.Array == Flex }) {
 			c.errorf(f.Pos, "%s behind nothing flexible, want its offset", f.Name())
 		}
 		if f.Flags != "" {
