@@ -150,6 +150,9 @@ func NewSealer(cipherID smb2.Cipher, key []byte) (*Sealer, error) {
 	return &Sealer{aead}, nil
 }
 
+// NonceSize is how many bytes of a transform header's nonce are used.
+func (s *Sealer) NonceSize() int { return s.aead.NonceSize() }
+
 // Seal encrypts message. Only the head of the transform header's nonce is used:
 // 11 bytes for CCM, 12 for GCM (MS-SMB2 2.2.41). additional is that header
 // behind its signature.
