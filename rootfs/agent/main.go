@@ -1,0 +1,56 @@
+// Agent is the guest's first program, and its only one of ours. By the name or
+// argument it is started with it is
+//
+//   - PID 1: mounts the file systems, starts the server, reaps orphans;
+//   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
+//   - /sbin/modprobe: for people, and for the kernel's request_module().
+//
+// It talks to the host in lines of the kernel log that begin with Mark, so that
+// they stand among the kernel's own lines on the serial console.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Lines for the host. vmrunner reads them.
+const (
+	mark    = "kbuild-run: "
+	started = "agent started"
+	ready   = "ready"
+	failed  = "failed: " // with the reason
+)
+
+// tell prints a line to the kernel log.
+func tell(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+		if err != nil {
+			fmt.Println(mark + line)
+			continue
+		}
+		f.WriteString("<4>" + mark + line + "\n")
+		f.Close()
+	}
+}
+
+func main() {
+	switch {
+	case os.Getpid() == 1:
+		pid1()
+	case filepath.Base(os.Args[0]) == "modprobe":
+		os.Exit(modprobe(os.Args[1:]))
+	case len(os.Args) == 2 && os.Args[1] == "serve":
+		if err := serve(); err != nil {
+			tell(failed+"%v", err)
+			os.Exit(1)
+		}
+	default:
+		fmt.Fprintln(os.Stderr, "agent: not PID 1, not modprobe; nothing to do")
+		os.Exit(2)
+	}
+}

@@ -1,0 +1,191 @@
+// Package rootfs makes an image: programs + files -> image (initramfs).
+//
+// The image is a row of cpio archives that the kernel unpacks one behind the
+// other: the u-root commands, ksmbd-tools with its libraries, our agent and
+// files, the modules of the kernel. Each is made once and kept by content.
+// vmrunner adds one more with the keys of its VM.
+//
+// The exported file system is not in the image: vmrunner gives the guest a fresh
+// ext4 disk, which has the xattrs and ACLs that ksmbd stores.
+package rootfs
+
+import (
+	"context"
+	"embed"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"unicode/utf16"
+
+	"golang.org/x/crypto/md4" //nolint:staticcheck // the NT hash is MD4
+
+	"kbuild-run/patches/cache"
+	"kbuild-run/patches/job"
+)
+
+//go:embed files
+var files embed.FS
+
+// Image is what a VM boots.
+type Image struct {
+	Kernel *Kernel
+	Path   string // initramfs, uncompressed: unpacking gzip costs more than reading
+	Key    string
+	Cached bool
+	Disk   string // ext4 image for the share; open it with a snapshot only
+}
+
+// Options change what is in the image.
+type Options struct{}
+
+// User is an account of the guest and of ksmbd.
+type User struct {
+	Name, Password string
+	UID            int
+}
+
+// Users are the accounts a client may log in with. The password of the second
+// is not ASCII.
+var Users = []User{
+	{"tester", "tester-password", 1000},
+	{"other", "pässwörd €", 1001},
+}
+
+// Build returns the image for k.
+func Build(ctx context.Context, s *job.Step, k *Kernel, o Options) (*Image, error) {
+	src, err := sources()
+	if err != nil {
+		return nil, err
+	}
+	if err := cache.NeedSpace(1 << 30); err != nil {
+		return nil, err
+	}
+	commands, commandsKey, err := busybox(ctx, s, src)
+	if err != nil {
+		return nil, err
+	}
+	pid1, agentKey, err := agent(ctx, s, src)
+	if err != nil {
+		return nil, err
+	}
+	unpacked, packagesKey, err := packages(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{Kernel: k}
+	if i.Disk, err = disk(ctx, s); err != nil {
+		return nil, err
+	}
+	system, err := systemFiles()
+	if err != nil {
+		return nil, err
+	}
+	var own strings.Builder
+	if _, err := system.WriteTo(&own); err != nil {
+		return nil, err
+	}
+	i.Key = cache.Key("image", commandsKey, agentKey, packagesKey, own.String(), k.Key)
+	meta := map[string]string{"what": "initramfs for Linux " + k.Release, "kernel": k.Key}
+	dir, cached, err := cache.Once(ctx, "rootfs", i.Key, meta, func(dir string) error {
+		s.Progress("pack")
+		if job.From(ctx).DryRun {
+			return errDry
+		}
+		if err := addTools(system, unpacked); err != nil {
+			return err
+		}
+		if err := system.Copy("init", pid1, 0o755); err != nil {
+			return err
+		}
+		lib := filepath.Join(k.Modules, "lib", "modules")
+		if _, err := os.Stat(filepath.Join(lib, k.Release, "modules.dep")); err != nil {
+			return fmt.Errorf("pack modules: %w; build the kernel again with: kbuild-run kernel build", err)
+		}
+		if err := system.Tree("lib/modules", lib); err != nil {
+			return fmt.Errorf("pack modules: %w", err)
+		}
+		rest := filepath.Join(dir, "rest.cpio")
+		f, err := os.Create(rest)
+		if err != nil {
+			return err
+		}
+		defer os.Remove(rest)
+		defer f.Close()
+		if _, err := system.WriteTo(f); err != nil {
+			return fmt.Errorf("write %s: %w", rest, err)
+		}
+		return concat(filepath.Join(dir, "initramfs.cpio"), commands, rest)
+	})
+	if err != nil && !errors.Is(err, errDry) {
+		return nil, err
+	}
+	i.Path, i.Cached = filepath.Join(dir, "initramfs.cpio"), cached
+	return i, nil
+}
+
+var errDry = errors.New("dry run")
+
+// systemFiles returns the files that are ours. The archive sets the mode of /
+// too: a server that takes on the identity of users needs 0755 there.
+func systemFiles() (*Archive, error) {
+	a := &Archive{}
+	a.Dir("/", 0o755)
+	for _, d := range []string{"dev", "proc", "sys", "run", "srv", "mnt", "var/log"} {
+		a.Dir(d, 0o755)
+	}
+	a.Dir("root", 0o700)
+	a.Dir("tmp", 0o1777)
+	a.Link("sbin/modprobe", "/init")
+	a.Link("usr/sbin/modprobe", "/init")
+	for from, to := range map[string]string{
+		"rc":            "etc/rc",
+		"passwd":        "etc/passwd",
+		"group":         "etc/group",
+		"ksmbd.conf":    "etc/ksmbd/ksmbd.conf",
+		"gconv-modules": "usr/" + libDir + "/gconv/gconv-modules",
+	} {
+		b, err := files.ReadFile(path.Join("files", from))
+		if err != nil {
+			return nil, err
+		}
+		a.File(to, b, 0o644)
+	}
+	a.File("etc/hosts", []byte("127.0.0.1 localhost\n10.0.2.15 guest\n"), 0o644)
+	var db strings.Builder
+	for _, u := range Users {
+		fmt.Fprintf(&db, "%s:%s\n", u.Name, base64.StdEncoding.EncodeToString(ntHash(u.Password)))
+	}
+	a.File("etc/ksmbd/ksmbdpwd.db", []byte(db.String()), 0o600)
+	return a, nil
+}
+
+// ntHash is what ksmbdpwd.db(5) keeps of a password: MD4 over UTF-16LE. Made
+// here, ksmbd.adduser need not run at each boot.
+func ntHash(password string) []byte {
+	h := md4.New()
+	binary.Write(h, binary.LittleEndian, utf16.Encode([]rune(password)))
+	return h.Sum(nil)
+}
+
+// disk makes the empty ext4 file system of the share. The host makes it, sparse,
+// in a tenth of the time that an emulated guest needs.
+func disk(ctx context.Context, s *job.Step) (string, error) {
+	const size = "2G"
+	// hash_seed and UUID fixed: two runs list a folder in the same order.
+	const uuid = "6b627569-6c64-4d72-956e-000000000001"
+	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-L", "share", "-U", uuid, "-J", "size=16",
+		"-E", "hash_seed=" + uuid + ",lazy_itable_init=0,lazy_journal_init=0"}
+	dir, _, err := cache.Once(ctx, "rootfs", cache.Key(append([]string{"disk", size}, args...)...),
+		map[string]string{"what": "ext4 disk for the share, " + size}, func(dir string) error {
+			s.Progress("make the disk of the share")
+			// Debian keeps mke2fs where only root's PATH leads.
+			return job.Command("mke2fs", append(args, filepath.Join(dir, "share.ext4"), size)...).
+				With("PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin").Run(ctx)
+		})
+	return filepath.Join(dir, "share.ext4"), err
+}
