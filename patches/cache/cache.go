@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kbuild-run/patches/job"
 )
 
 const metadata = "metadata.json"
@@ -64,7 +66,8 @@ func Have(kind, key string) (dir string, ok bool) {
 // Once returns the folder of the entry, and true when it was there already.
 // Otherwise fill makes it in an empty folder, which becomes the entry only when
 // fill returns nil. Of two programs that want the same entry one waits for the
-// other.
+// other. In a dry run fill gets the folder's name and nothing is made. Fill may
+// add to meta.
 func Once(ctx context.Context, kind, key string, meta map[string]string, fill func(dir string) error) (dir string, cached bool, err error) {
 	if dir, ok := Have(kind, key); ok {
 		return dir, true, nil
@@ -72,6 +75,9 @@ func Once(ctx context.Context, kind, key string, meta map[string]string, fill fu
 	dir, err = Path(kind, key)
 	if err != nil {
 		return "", false, err
+	}
+	if job.From(ctx).DryRun {
+		return dir, false, fill(dir)
 	}
 	unlock, err := Lock(ctx, dir)
 	if err != nil {
@@ -117,12 +123,35 @@ func WriteMeta(dir string, meta map[string]string) error {
 	return os.WriteFile(filepath.Join(dir, metadata), append(b, '\n'), 0o644)
 }
 
+// Meta returns what the entry in dir was made from.
+func Meta(dir string) (map[string]string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, metadata))
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]string
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, metadata), err)
+	}
+	return m, nil
+}
+
 // Waiting is called when a lock is held by another process, with its path.
 var Waiting = func(path string) {}
 
 // Lock takes the lock that belongs to path (a file beside it) and waits for it
 // until ctx ends. The kernel drops the lock of a process that dies.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
+	return lock(ctx, path, unix.LOCK_EX)
+}
+
+// Share takes the lock that belongs to path together with others who share it:
+// an entry that is in use is neither filled nor removed.
+func Share(ctx context.Context, path string) (unlock func(), err error) {
+	return lock(ctx, path, unix.LOCK_SH)
+}
+
+func lock(ctx context.Context, path string, how int) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make cache folder: %w", err)
 	}
@@ -131,7 +160,7 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	for told := false; ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
@@ -201,11 +230,7 @@ func List() ([]Entry, error) {
 		if fi, err := os.Stat(filepath.Join(d, metadata)); err == nil {
 			e.Used = fi.ModTime()
 		}
-		if b, err := os.ReadFile(filepath.Join(d, metadata)); err == nil {
-			if err := json.Unmarshal(b, &e.Meta); err != nil {
-				e.Meta = nil
-			}
-		}
+		e.Meta, _ = Meta(d)
 		e.Size = size(d)
 		all = append(all, e)
 	}
