@@ -12,12 +12,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kbuild-run/gen"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
+	"kbuild-run/vmrunner/host"
 )
 
-// commands in the order of the road.
+// commands: the host's first, then in the order of the road.
 var commands = []func() *cobra.Command{
+	host.Setup,
+	host.Doctor,
+	gen.Command,
 	cache.Command,
 }
 
@@ -28,6 +33,8 @@ func run() int {
 	defer stop()
 	j := job.New(os.Stdout, os.Stderr)
 	cache.Waiting = func(path string) { j.Logf("waiting for another kbuild-run to leave %s", path) }
+
+	host.ExtendPath()
 
 	root := &cobra.Command{
 		Use:           "kbuild-run",

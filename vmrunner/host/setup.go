@@ -1,0 +1,193 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches/job"
+)
+
+// Setup returns `kbuild-run setup`.
+func Setup() *cobra.Command {
+	var show bool
+	var with []string
+	c := &cobra.Command{
+		Use:   "setup",
+		Short: "install what the host lacks, or print the commands",
+		Long: `Setup looks for everything that the main job needs and installs what is
+missing: on Debian and Ubuntu through apt-get, as root or by a sudo that asks
+for no password. Otherwise it prints the commands for root and ends with code 3;
+so it does on Fedora and openSUSE.
+
+Optional things are installed only when --with names them. Debian's package of
+smbd starts a file server on a host that runs systemd.
+
+It installs packages and does nothing else to the host.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			want, err := wanted(with)
+			if err != nil {
+				return err
+			}
+			return Host{}.Setup(cmd.Context(), want, show)
+		},
+	}
+	c.Flags().BoolVar(&show, "print", false, "print the commands, run none")
+	c.Flags().StringSliceVar(&with, "with", nil, "optional things to install too, as doctor names them: `NAME,...` or all")
+	return c
+}
+
+// wanted returns the choice of needs for `setup --with names`.
+func wanted(names []string) (func(*Need) bool, error) {
+	var optional []string
+	for _, n := range Needs {
+		if n.Optional {
+			optional = append(optional, n.Name)
+		}
+	}
+	for _, name := range names {
+		if name != "all" && !slices.Contains(optional, name) {
+			return nil, job.Usage(fmt.Errorf("find optional %q: want all or one of %s", name, strings.Join(optional, ", ")))
+		}
+	}
+	return func(n *Need) bool {
+		return !n.Optional || slices.Contains(names, "all") || slices.Contains(names, n.Name)
+	}, nil
+}
+
+// Setup installs what is missing of the wanted needs, or prints how to.
+func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error {
+	j := job.From(ctx)
+	if show || j.DryRun {
+		pkgs, err := h.packages(h.LookAll(ctx, want))
+		h.printCommands(j, pkgs)
+		return err
+	}
+	return j.Step("set up host", func(s *job.Step) error {
+		all := h.LookAll(ctx, want)
+		if len(Missing(all)) == 0 {
+			s.Cached()
+			s.Note("all %d needs are there", len(all))
+			return nil
+		}
+		pkgs, err := h.packages(all)
+		if err != nil {
+			return err
+		}
+		if err := h.install(ctx, s, pkgs); err != nil {
+			return err
+		}
+		for _, m := range Missing(h.LookAll(ctx, want)) {
+			return fmt.Errorf("install %s: not there after its package came: %s", m.Need.Name, m.How(h.Distro()))
+		}
+		s.Note("installed %s", strings.Join(pkgs, " "))
+		return nil
+	})
+}
+
+// packages returns what to install, or an error that says what no package
+// gives.
+func (h Host) packages(all []Found) ([]string, error) {
+	d := h.Distro()
+	missing := Missing(all)
+	if d.Family == nil && len(missing) > 0 {
+		var names []string
+		for _, m := range missing {
+			names = append(names, m.Need.Name)
+		}
+		return nil, fmt.Errorf("choose packages for %s: only Debian, Fedora, openSUSE and their relatives are known; install %s",
+			d.Name, strings.Join(names, ", "))
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	pkgs, byHand := d.Family.Packages(all)
+	for _, m := range byHand {
+		return pkgs, fmt.Errorf("find %s: %s", m.Need.Name, m.How(d))
+	}
+	return pkgs, nil
+}
+
+// printCommands prints for root what installs pkgs.
+func (h Host) printCommands(j *job.Job, pkgs []string) {
+	if len(pkgs) == 0 || j.Out == nil {
+		return
+	}
+	var sudo []string
+	if h.euid() != 0 {
+		sudo = []string{"sudo"}
+	}
+	f := h.Distro().Family
+	if u := f.Update(sudo...); u != nil && !h.haveLists() {
+		fmt.Fprintln(j.Out, u)
+	}
+	fmt.Fprintln(j.Out, f.Install(pkgs, sudo...))
+}
+
+// haveLists reports whether apt has package lists: images of Debian for
+// containers come without.
+func (h Host) haveLists() bool {
+	lists, _ := filepath.Glob(h.file("/var/lib/apt/lists/*_Packages*"))
+	return len(lists) > 0
+}
+
+func (h Host) install(ctx context.Context, s *job.Step, pkgs []string) error {
+	j := job.From(ctx)
+	d := h.Distro()
+	var sudo []string
+	if h.euid() != 0 {
+		sudo = []string{"sudo", "-n"}
+	}
+	var why error
+	if d.Family.update == nil {
+		why = fmt.Errorf("on %s it only prints them", d.Name)
+	} else if sudo != nil {
+		if _, err := job.Command("sudo", "-n", "true").Probe(ctx); err != nil {
+			why = errors.New("neither root nor a sudo without password")
+		}
+	}
+	if why != nil {
+		h.printCommands(j, pkgs)
+		return fmt.Errorf("install packages: %w; run the commands above", why)
+	}
+
+	run := func(c *job.Cmd) error {
+		c.Line = func(l string) { s.Progress("%s", l) }
+		return c.Run(ctx)
+	}
+	if !h.haveLists() {
+		if err := run(d.Family.Update(sudo...)); err != nil {
+			return err
+		}
+		return run(d.Family.Install(pkgs, sudo...))
+	}
+	if run(d.Family.Install(pkgs, sudo...)) == nil {
+		return nil
+	}
+	// Old lists name packages that the mirror has replaced since.
+	if err := run(d.Family.Update(sudo...)); err != nil {
+		return err
+	}
+	return run(d.Family.Install(pkgs, sudo...))
+}
+
+// How says how to get what is missing.
+func (f Found) How(d Distro) string {
+	how := f.Need.From
+	if d.Family != nil && d.Family.pkg(f.Need) != "" {
+		how = d.Family.install[0] + " install " + d.Family.pkg(f.Need)
+	}
+	if how == "" {
+		how = "not packaged for " + d.Name
+	}
+	if f.Err != "" {
+		how += " (" + f.Err + ")"
+	}
+	return how
+}
