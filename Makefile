@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# Nothing here links C: without cgo the programs are the same on every host.
+export CGO_ENABLED = 0
+# The commit goes into the binary where git lets us read it.
+VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+# Go checks the servers of its modules with these.
+CERTS = $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /var/lib/ca-certificates/ca-bundle.pem) ca-certificates)
+
+.PHONY: help run test setup doctor vet gen kbuild-run ca-certificates clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+run: setup ## set up the host, then the main job: what a client sees before and after the series
+	./kbuild-run --series notify
+
+test: setup ## set up the host, then every test
+	go run ./tests/sum ./...
+
+setup: kbuild-run ## install what the host lacks
+	./kbuild-run setup
+
+doctor: kbuild-run ## say what the host has and lacks
+	./kbuild-run doctor
+
+vet: ## go vet
+	go vet ./...
+
+gen: kbuild-run ## write what comes out of the protocol tables
+	./kbuild-run gen
+
+kbuild-run: $(filter ca-certificates,$(CERTS)) ## build the program
+	go build -buildvcs=$(VCS) -o $@ .
+
+ca-certificates:
+	apt-get update && apt-get install -y --no-install-recommends ca-certificates
+
+clean: ## remove the program and the reports; kbuild-run cache prune empties the cache
+	rm -rf kbuild-run out
