@@ -163,20 +163,20 @@ func Chain[T any, P linked[T]](b []byte) ([]T, error) {
 		if _, err := P(&r).Decode(b); err != nil {
 			return all, err
 		}
-		next, _, _ := P(&r).link()
-		if *next == 0 {
+		link, _, _ := P(&r).link()
+		next := *link
+		if next == 0 {
 			return append(all, r), nil
 		}
-		if uint64(*next) > uint64(len(b)) {
-			return all, short(fmt.Sprintf("record %d", len(all)), int(*next), len(b))
+		if uint64(next) > uint64(len(b)) {
+			return all, short(fmt.Sprintf("record %d", len(all)), int(next), len(b))
 		}
-		// Again, within its own bounds.
-		r = *new(T)
-		if _, err := P(&r).Decode(b[:*next]); err != nil {
+		r = *new(T) // again, within its own bounds
+		if _, err := P(&r).Decode(b[:next]); err != nil {
 			return all, err
 		}
 		all = append(all, r)
-		b = b[*next:]
+		b = b[next:]
 	}
 	return all, nil
 }
