@@ -33,7 +33,7 @@ kbuild-run: $(filter ca-certificates,$(CERTS)) ## build the program
 	go build -buildvcs=$(VCS) -o $@ .
 
 ca-certificates:
-	apt-get update && apt-get install -y --no-install-recommends ca-certificates
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends ca-certificates
 
 clean: ## remove the program and the reports; kbuild-run cache prune empties the cache
 	rm -rf kbuild-run out
