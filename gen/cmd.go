@@ -17,6 +17,7 @@ import (
 // Command returns kbuild-run gen.
 func Command() *cobra.Command {
 	var check bool
+	var tree string
 	c := &cobra.Command{
 		Use:   "gen",
 		Short: "print the protocol tables as Go, C and Markdown",
@@ -24,10 +25,18 @@ func Command() *cobra.Command {
 from them: the Go package gen/smb2 and gen/REFERENCE.md. Tables are rewritten in
 their canonical form.
 
-With --check it writes nothing; it prints what would change and exits 1.`,
+With --check it writes nothing; it prints what would change and exits 1.
+
+With --tree it compares the tables, as they are built in, with the SMB headers of a
+kernel tree, declaration by declaration and by C name, and says same, differs (with a
+diff), missing, or strayed (the same, in a header that not everyone can include). It
+exits 1 unless all are the same.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			j := job.From(cmd.Context())
+			if tree != "" {
+				return compareTree(j, tree)
+			}
 			dir, err := folder()
 			if err != nil {
 				return err
@@ -55,7 +64,38 @@ With --check it writes nothing; it prints what would change and exits 1.`,
 		},
 	}
 	c.Flags().BoolVar(&check, "check", false, "write nothing, exit 1 if something would change")
+	c.Flags().StringVar(&tree, "tree", "", "compare with the kernel tree in this folder")
 	return c
+}
+
+// compareTree prints a finding a line, and in the end how many of each.
+func compareTree(j *job.Job, dir string) error {
+	set, err := Tables()
+	if err != nil {
+		return err
+	}
+	files, err := readTree(dir)
+	if err != nil {
+		return err
+	}
+	count := map[Verdict]int{}
+	consts, structs, members := 0, 0, 0
+	for _, f := range Compare(set, files) {
+		fmt.Fprintf(j.Out, "%s\n%s", f, f.Diff)
+		count[f.Verdict]++
+		if f.Decl.Kind == table.Struct {
+			structs++
+			members += len(f.Decl.Fields)
+		} else {
+			consts += len(constants(f.Decl))
+		}
+	}
+	fmt.Fprintf(j.Out, "%d constants, %d structures with %d members: %d declarations same, %d differ, %d missing, %d strayed\n",
+		consts, structs, members, count[Same], count[Differs], count[Missing], count[Strayed])
+	if bad := count[Differs] + count[Missing] + count[Strayed]; bad > 0 {
+		return job.Failed(fmt.Errorf("compare tables with %s: %d declarations are not the same", dir, bad))
+	}
+	return nil
 }
 
 // regenerate returns what has to change in dir, the folder gen of a checkout.

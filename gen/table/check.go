@@ -214,7 +214,7 @@ func (c *checker) offsets(d *Decl, rows []*Field, end *Field) {
 func (c *checker) members(d *Decl) {
 	seen := map[string]*Field{}
 	next := 0
-	for i, f := range d.Fields {
+	for _, f := range d.Fields {
 		if old := seen[f.Name()]; old != nil {
 			c.errorf(f.Pos, "member %s again, it is at %s", f.Name(), old.Pos)
 		}
@@ -222,8 +222,8 @@ func (c *checker) members(d *Decl) {
 		if f.Shadow && !f.Scalar() {
 			c.errorf(f.Pos, "%s %s in the second view of a union, want a number", f.TypeName(), f.Name())
 		}
-		if f.Beyond && !slices.ContainsFunc(d.Fields[:i], func(x *Field) bool { return x.Array == Flex }) {
-			c.errorf(f.Pos, "%s behind nothing flexible, want its offset", f.Name())
+		if f.Beyond && f.Array != Flex {
+			c.errorf(f.Pos, "%s %s at `..`, want a flexible array", f.TypeName(), f.Name())
 		}
 		if f.Flags != "" {
 			c.kind(f, Flags, f.Flags)

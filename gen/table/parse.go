@@ -148,6 +148,8 @@ func (p *parser) intoLine(c []string) {
 		case c[i] == "tab":
 			p.into.Tab = true
 		case c[i] == "space":
+		case c[i] == "only":
+			p.into.Only = true
 		case c[i] == "column" && i+1 < len(c):
 			i++
 			n, err := strconv.Atoi(c[i])
@@ -156,7 +158,7 @@ func (p *parser) intoLine(c []string) {
 			}
 			p.into.Column = n
 		default:
-			p.errorf("%q, want column N, tab or space", c[i])
+			p.errorf("%q, want only, column N, tab or space", c[i])
 		}
 	}
 }

@@ -23,9 +23,10 @@
 //
 //   - spec NAME REVISION: the document, and the revision of it, that the table
 //     was read from.
-//   - into PATH [column N] [tab|space]: the kernel header the following
-//     declarations stand in; constants have their values at column N, members
-//     of structures are separated from their type by a tab or a space.
+//   - into PATH[|PATH...] [only] [column N] [tab|space]: the kernel header the
+//     following declarations stand in, the first PATH that a tree has; with only
+//     they may stand in no other. Constants have their values at column N,
+//     members of structures are separated from their type by a tab or a space.
 //     `into none`: the kernel does not have them.
 //   - flags, enum or const NAME TYPE [FORM] [suffix S] [open]: constants.
 //     FORM is the macro that wraps the value in C (cpu_to_le32); S is what the
@@ -52,7 +53,7 @@
 //	TYPE[N] TYPE[]      an array, a flexible array
 //
 // A dotted name (Id.SyncId.TreeId) is a member of a nested structure or union.
-// OFFSET `..` is "behind the flexible array": on the wire, not in the C type.
+// OFFSET `..` is behind the rows above: on the wire, not in the C type.
 // Rules:
 //
 //	= N                 the field has this value
@@ -161,7 +162,8 @@ func (d *Decl) Cite() string { return d.Spec + " " + d.Section }
 
 // Into is where a declaration stands in the kernel, and how it is written there.
 type Into struct {
-	Path   string // "" for none
+	Path   string // "" for none; alternatives behind a |
+	Only   bool   // no other header may have it
 	Column int    // of values, from 0
 	Tab    bool   // between type and member
 }
@@ -173,7 +175,7 @@ type Field struct {
 	Base   string   // element type: le16, u8, or a structure
 	Array  int      // elements; 0 no array, Flex flexible
 	Path   []string // Id SyncId TreeId
-	Beyond bool     // behind the flexible array, not in C
+	Beyond bool     // at `..`: not in C
 
 	Want   string // value of the = rule as written, or ""
 	Flags  string
