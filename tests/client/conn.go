@@ -233,6 +233,12 @@ func (c *Conn) charge(payload int) uint16 {
 	return uint16((payload-1)/65536 + 1)
 }
 
+// chunk is how much of a long read or write one message moves: what the server
+// allows, and at most half of the credits, so that others can send.
+func (c *Conn) chunk(limit uint32) int {
+	return min(int(limit), 65536*max(1, c.Credits()/2))
+}
+
 // take waits for n credits and returns the first message id. c.sending is held.
 func (c *Conn) take(ctx context.Context, n int) (uint64, error) {
 	for {
@@ -245,7 +251,14 @@ func (c *Conn) take(ctx context.Context, n int) (uint64, error) {
 			return first, nil
 		}
 		held := c.window.credits
+		coming := false
+		for _, p := range c.pending {
+			coming = coming || p.interim == nil // a final response after an interim one grants nothing
+		}
 		c.mu.Unlock()
+		if !coming {
+			return 0, fmt.Errorf("send: %d credits are needed, %d are held and no response is due that could grant more", n, held)
+		}
 		select {
 		case <-c.granted:
 		case <-c.done:

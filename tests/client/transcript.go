@@ -22,7 +22,7 @@ type Entry struct {
 	Time      time.Time
 	Direction Direction
 	Hdr       smb2.Hdr // zero for a Note
-	Message   []byte   // header and body, decrypted
+	Message   []byte   // header and body, decrypted, cut after 64 KiB
 	Encrypted bool
 	Text      string // the line without its time
 }
@@ -63,6 +63,7 @@ func (c *Conn) recordLocked(d Direction, h smb2.Hdr, message []byte, encrypted b
 	if detail == "" && len(message) >= smb2.HdrSize {
 		detail = describe(h, message[smb2.HdrSize:])
 	}
+	message = message[:min(len(message), 65536)]
 	c.transcript = append(c.transcript, Entry{
 		Time: now(), Direction: d, Hdr: h, Message: message, Encrypted: encrypted,
 		Text: line(d, h, encrypted, detail),
@@ -157,10 +158,94 @@ func describe(h smb2.Hdr, body []byte) string {
 			path, _ := r.PathName()
 			return smb2.FromUTF16(path)
 		}
+	case out && h.Command == smb2.SMB2_READ:
+		var r smb2.ReadReq
+		if _, err := r.Decode(body); err == nil {
+			return fmt.Sprintf("%s %d bytes at %d", fid(r.PersistentFileId, r.VolatileFileId), r.Length, r.Offset)
+		}
+	case out && h.Command == smb2.SMB2_WRITE:
+		var r smb2.WriteReq
+		if _, err := r.Decode(body); err == nil {
+			return fmt.Sprintf("%s %d bytes at %d", fid(r.PersistentFileId, r.VolatileFileId), r.Length, r.Offset)
+		}
+	case out && h.Command == smb2.SMB2_QUERY_DIRECTORY:
+		var r smb2.QueryDirectoryReq
+		if _, err := r.Decode(body); err == nil {
+			name, _ := r.FileName()
+			return fmt.Sprintf("%s %q %v", fid(r.PersistentFileId, r.VolatileFileId), smb2.FromUTF16(name), r.FileInformationClass)
+		}
+	case out && h.Command == smb2.SMB2_QUERY_INFO:
+		var r smb2.QueryInfoReq
+		if _, err := r.Decode(body); err == nil {
+			return fmt.Sprintf("%s %s", fid(r.PersistentFileId, r.VolatileFileId), class(r.InfoType, r.FileInfoClass, r.AdditionalInformation))
+		}
+	case out && h.Command == smb2.SMB2_SET_INFO:
+		var r smb2.SetInfoReq
+		if _, err := r.Decode(body); err == nil {
+			return fmt.Sprintf("%s %s", fid(r.PersistentFileId, r.VolatileFileId), class(r.InfoType, r.FileInfoClass, r.AdditionalInformation)) + setting(r)
+		}
+	case out && h.Command == smb2.SMB2_IOCTL:
+		var r smb2.IoctlReq
+		if _, err := r.Decode(body); err == nil {
+			return fmt.Sprintf("%s %v", fid(r.PersistentFileId, r.VolatileFileId), r.CtlCode)
+		}
+	case out && h.Command == smb2.SMB2_SESSION_SETUP:
+		var r smb2.SessSetupReq
+		if _, err := r.Decode(body); err == nil && (r.Flags != 0 || r.PreviousSessionId != 0) {
+			return fmt.Sprintf("%v previous session %#x", r.Flags, r.PreviousSessionId)
+		}
+	case !out && h.Command == smb2.SMB2_OPLOCK_BREAK && h.MessageId == unsolicited:
+		var o smb2.OplockBreak
+		if _, err := o.Decode(body); err == nil && o.Check() == nil {
+			return fmt.Sprintf("%s to %v", fid(o.PersistentFid, o.VolatileFid), o.OplockLevel)
+		}
+		var l smb2.LeaseBreak
+		if _, err := l.Decode(body); err == nil {
+			return fmt.Sprintf("lease %x from %v to %v, %v", l.LeaseKey, l.CurrentLeaseState, l.NewLeaseState, l.Flags)
+		}
 	case !out && h.Command == smb2.SMB2_NEGOTIATE && h.Status == smb2.STATUS_SUCCESS:
 		var r smb2.NegotiateRsp
 		if _, err := r.Decode(body); err == nil {
 			return fmt.Sprintf("%v %v %v", r.DialectRevision, r.SecurityMode, r.Capabilities)
+		}
+	}
+	return ""
+}
+
+// class names what a QUERY_INFO or SET_INFO is about.
+func class(t smb2.InfoType, c byte, additional uint32) string {
+	switch t {
+	case smb2.SMB2_O_INFO_FILE:
+		return smb2.FileInfoClass(c).String()
+	case smb2.SMB2_O_INFO_FILESYSTEM:
+		return smb2.FsInfoClass(c).String()
+	case smb2.SMB2_O_INFO_SECURITY:
+		return smb2.SecurityInformation(additional).String()
+	}
+	return fmt.Sprintf("%v class %d", t, c)
+}
+
+// setting tells what a SET_INFO sets, for the classes that change names.
+func setting(r smb2.SetInfoReq) string {
+	data, err := r.InputBuffer()
+	if err != nil || r.InfoType != smb2.SMB2_O_INFO_FILE {
+		return ""
+	}
+	switch smb2.FileInfoClass(r.FileInfoClass) {
+	case smb2.FILE_RENAME_INFORMATION, smb2.FILE_LINK_INFORMATION:
+		var n smb2.FileRenameInfo // a link's is the same
+		if _, err := n.Decode(data); err == nil {
+			return fmt.Sprintf(" %q replace %d", smb2.FromUTF16(n.FileName), n.ReplaceIfExists)
+		}
+	case smb2.FILE_DISPOSITION_INFORMATION:
+		var d smb2.FileDispositionInfo
+		if _, err := d.Decode(data); err == nil {
+			return fmt.Sprintf(" delete %d", d.DeletePending)
+		}
+	case smb2.FILE_END_OF_FILE_INFORMATION:
+		var e smb2.FileEofInfo
+		if _, err := e.Decode(data); err == nil {
+			return fmt.Sprintf(" %d", e.EndOfFile)
 		}
 	}
 	return ""
