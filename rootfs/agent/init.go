@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,13 @@ func pid1() {
 			powerOff()
 		}
 	}
+	// The host ends the guest by SIGTERM.
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, unix.SIGTERM)
+	go func() {
+		<-end
+		powerOff()
+	}()
 	server := exec.Command("/proc/self/exe", "serve")
 	server.Stdin, server.Stdout, server.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := server.Start(); err != nil {

@@ -1,0 +1,110 @@
+package vmrunner
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// tailLines is how much of the console a failed boot shows.
+const tailLines = 40
+
+// console writes the guest's serial console to a file and watches it for the
+// agent's lines.
+type console struct {
+	path string
+	file *os.File
+
+	mu     sync.Mutex
+	part   []byte   // of the line that is being written
+	last   []string // the newest lines
+	err    error    // of the first write that failed
+	closed bool
+	line   func(string, time.Time) // called for each line
+}
+
+func newConsole(path string) (*console, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("make console log: %w", err)
+	}
+	return &console{path: path, file: f}, nil
+}
+
+// Write takes what the guest prints. It never fails, so that the guest never
+// stalls; an error of the file is kept for scan.
+func (c *console) Write(p []byte) (int, error) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := bytes.ReplaceAll(p, []byte{'\r'}, nil)
+	if _, err := c.file.Write(text); err != nil && c.err == nil {
+		c.err = err
+	}
+	c.part = append(c.part, text...)
+	for {
+		i := bytes.IndexByte(c.part, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		c.emit(string(c.part[:i]), now)
+		c.part = c.part[i+1:]
+	}
+}
+
+// emit hands on one whole line. c.mu is held.
+func (c *console) emit(line string, at time.Time) {
+	if c.last = append(c.last, line); len(c.last) > tailLines {
+		c.last = c.last[1:]
+	}
+	if c.line != nil {
+		c.line(line, at)
+	}
+}
+
+func (c *console) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	if len(c.part) > 0 {
+		c.emit(string(c.part), time.Now())
+		c.part = nil
+	}
+	if err := c.file.Close(); err != nil && c.err == nil {
+		c.err = err
+	}
+}
+
+// tail returns the newest lines, with what stands of an unfinished one.
+func (c *console) tail() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := append([]string(nil), c.last...)
+	if rest := strings.TrimSpace(string(c.part)); rest != "" {
+		all = append(all, rest)
+	}
+	return all
+}
+
+// scan looks through everything printed so far. A log that could not be written
+// or read is an error, never a clean log.
+func (c *console) scan() ([]Report, error) {
+	c.mu.Lock()
+	err := c.err
+	c.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("scan console: log is not whole: %w", err)
+	}
+	f, err := os.Open(c.path)
+	if err != nil {
+		return nil, fmt.Errorf("scan console: %w", err)
+	}
+	defer f.Close()
+	return Scan(f)
+}

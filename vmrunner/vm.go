@@ -1,0 +1,414 @@
+// Package vmrunner boots guests: kernel + image -> VM.
+//
+// A VM is QEMU with the kernel and image given directly, user networking that
+// reaches nothing and is reached on 127.0.0.1 only, and a fresh ext4 disk. The
+// guest is driven by ssh and sftp with keys made for that VM. Its serial console
+// goes to a file and is searched for what a kernel prints when it is unwell.
+package vmrunner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/rootfs"
+)
+
+// Ports of the guest that can always be reached.
+const (
+	portSSH = 22
+	portSMB = 445
+)
+
+// Lines of the agent, rootfs/agent/main.go.
+const (
+	markStarted = "kbuild-run: agent started"
+	markReady   = "kbuild-run: ready"
+	markFailed  = "kbuild-run: failed: "
+)
+
+// bootLimit is how long a guest may take from power-on to an answering agent, on
+// KVM with a plain kernel. Deadline scales it.
+const bootLimit = 20 * time.Second
+
+// Options say how to boot. The zero value boots with what is best here.
+type Options struct {
+	Accel  string   // "kvm" or "tcg"; "" is what a canary boot shows to work
+	CPUs   int      // 0 means 2
+	Memory int      // MiB; 0 means 1024, 2048 for a debug kernel
+	Dir    string   // for console.log and capture.pcap; "" is a folder that goes with the VM
+	Pcap   bool     // write the guest's network traffic to capture.pcap
+	Ports  []int    // more guest ports to reach
+	Kernel []string // more words for the kernel's command line
+}
+
+// VM is a running guest.
+type VM struct {
+	image   *rootfs.Image
+	accel   Accel
+	machine *machine
+	console *console
+	monitor *Monitor
+	ssh     *ssh.Client
+	ports   map[int]int
+	dir     string
+	temp    bool // dir is ours
+	pcap    string
+	scale   int
+
+	mu    sync.Mutex
+	times Times
+}
+
+// Times are spans since power-on, the start of QEMU. Zero: not reached yet.
+type Times struct {
+	Agent time.Duration `json:"agent_ns"` // the agent started
+	Ready time.Duration `json:"ready_ns"` // /etc/rc ended, ksmbd listens
+	SMB   time.Duration `json:"smb_ns"`   // first answer to an SMB request, see WaitSMB
+}
+
+// BootError is a guest that did not come up.
+type BootError struct {
+	Reason  error
+	Console []string // its last lines
+	Reports []Report // what the kernel complained about
+}
+
+func (e *BootError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "boot guest: %v", e.Reason)
+	if len(e.Console) == 0 {
+		b.WriteString("; the console is empty")
+		return b.String()
+	}
+	b.WriteString("; the console's end:")
+	for _, l := range e.Console {
+		b.WriteString("\n    " + l)
+	}
+	return b.String()
+}
+
+func (e *BootError) Unwrap() error { return e.Reason }
+
+// Start boots the image and returns when the agent answers and /etc/rc has
+// ended. The guest is gone when ctx ends, when Stop returns, and when this
+// program dies. A guest that does not come up is a *BootError; one that the
+// kernel itself brought down counts as failed check (job.Failed).
+func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, error) {
+	accel, err := ChooseAccel(ctx, s, i, o.Accel)
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{image: i, accel: accel, scale: scale(accel.Name, i.Kernel.Config)}
+	if o.CPUs == 0 {
+		o.CPUs = 2
+	}
+	if o.Memory == 0 {
+		o.Memory = 1024
+		if debugKernel(i.Kernel.Config) {
+			o.Memory = 2048
+		}
+	}
+	if vm.dir = o.Dir; vm.dir == "" {
+		if vm.dir, err = os.MkdirTemp("", "kbuild-run-vm-"); err != nil {
+			return nil, err
+		}
+		vm.temp = true
+	} else if err := os.MkdirAll(vm.dir, 0o755); err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		err := vm.boot(ctx, s, o)
+		if err == nil {
+			return vm, nil
+		}
+		again := try < 5 && ctx.Err() == nil && vm.machine != nil && vm.machine.portTaken()
+		vm.release(!again)
+		if !again {
+			return nil, err
+		}
+	}
+}
+
+// boot starts QEMU once. What it opened is in vm, for release.
+func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
+	keys, err := newKeys()
+	if err != nil {
+		return err
+	}
+	initrd, err := withFiles(vm.image.Path, &keys.files)
+	if err != nil {
+		return err
+	}
+	defer initrd.Close()
+	qmp, qmpPath, err := listenQMP()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(filepath.Dir(qmpPath))
+	defer qmp.Close()
+	if vm.ports, err = freePorts(append([]int{portSSH, portSMB}, o.Ports...)); err != nil {
+		return err
+	}
+	sp := &spec{
+		accel: vm.accel.Name, cpus: o.CPUs, memory: o.Memory,
+		kernel: vm.image.Kernel.BzImage, append: o.Kernel,
+		files: []*os.File{initrd, qmp}, initrd: "/proc/self/fd/3", qmp: "4",
+		disk: vm.image.Disk, forward: vm.ports,
+	}
+	if o.Pcap {
+		vm.pcap = filepath.Join(vm.dir, "capture.pcap")
+		sp.pcap = vm.pcap
+	}
+	if vm.console, err = newConsole(filepath.Join(vm.dir, "console.log")); err != nil {
+		return err
+	}
+	events := make(chan string, 16)
+	var power time.Time
+	vm.console.line = func(line string, at time.Time) {
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		_, text := cutStamp(line)
+		switch {
+		case text == markStarted:
+			vm.times.Agent = at.Sub(power)
+		case text == markReady:
+			vm.times.Ready = at.Sub(power)
+		case !strings.HasPrefix(text, markFailed) && !strings.HasPrefix(text, "Kernel panic"):
+			return
+		}
+		select {
+		case events <- text:
+		default:
+		}
+	}
+	power = time.Now()
+	if vm.machine, err = launch(ctx, sp, vm.console); err != nil {
+		return err
+	}
+	if vm.monitor, err = dialMonitor(ctx, qmpPath, vm.machine.kill); err != nil {
+		select {
+		case <-vm.machine.done: // its own words say more
+			err = vm.machine.err
+		default:
+		}
+		return err
+	}
+	s.Progress("boot %s (%s)", vm.image.Kernel.Release, vm.accel.Name)
+	limit := vm.Deadline(bootLimit)
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	type login struct {
+		client *ssh.Client
+		err    error
+	}
+	logins := make(chan login, 1)
+	for waiting := 2; waiting > 0; { // for the agent's word and for the login
+		select {
+		case e := <-events:
+			switch e {
+			case markStarted:
+				go func() {
+					c, err := dialSSH(ctx, vm.Addr(portSSH), keys)
+					logins <- login{c, err}
+				}()
+			case markReady:
+				waiting--
+			default:
+				// Let the kernel print the rest of it.
+				select {
+				case <-vm.machine.done:
+				case <-time.After(vm.Deadline(time.Second)):
+				}
+				return vm.bootError(ctx, errors.New(strings.TrimPrefix(e, "kbuild-run: ")))
+			}
+		case l := <-logins:
+			if l.err != nil {
+				return vm.bootError(ctx, l.err)
+			}
+			vm.ssh = l.client
+			waiting--
+		case <-vm.machine.done:
+			return vm.bootError(ctx, vm.machine.err)
+		case <-late.C:
+			return vm.bootError(ctx, fmt.Errorf("no answer in %v", limit))
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// bootError ends the guest and says what it printed.
+func (vm *VM) bootError(ctx context.Context, reason error) error {
+	vm.machine.end()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if vm.machine.portTaken() {
+		return reason
+	}
+	e := &BootError{Reason: reason, Console: vm.console.tail()}
+	reports, err := vm.console.scan()
+	if err != nil {
+		return errors.Join(e, err)
+	}
+	if e.Reports = reports; len(reports) > 0 {
+		e.Reason = fmt.Errorf("%s (%w)", reports[0].Title, reason)
+		return job.Failed(e)
+	}
+	return e
+}
+
+// release ends the guest and frees what it had. all: the folder too.
+func (vm *VM) release(all bool) {
+	if vm.ssh != nil {
+		vm.ssh.Close()
+		vm.ssh = nil
+	}
+	if vm.machine != nil {
+		vm.machine.end()
+	}
+	if vm.monitor != nil {
+		vm.monitor.close()
+		vm.monitor = nil
+	}
+	if vm.console != nil {
+		vm.console.close()
+	}
+	if all && vm.temp {
+		os.RemoveAll(vm.dir)
+	}
+}
+
+// Stop powers the guest off and waits until QEMU is gone; a guest that does not
+// go by itself is killed. The error is that the console could not be kept whole,
+// or that the guest had died before.
+func (vm *VM) Stop(ctx context.Context) error {
+	died := vm.Err()
+	if died == nil {
+		// The agent is told by a signal; its connection ends with it.
+		off, stop := context.WithTimeout(ctx, vm.Deadline(5*time.Second))
+		vm.Exec(off, "kill -TERM 1", nil, nil, nil)
+		select {
+		case <-vm.machine.done:
+		case <-off.Done():
+		}
+		stop()
+	}
+	vm.machine.end()
+	_, err := vm.Reports()
+	vm.release(true)
+	return errors.Join(died, err)
+}
+
+// Done is closed when the guest is gone. Err says why.
+func (vm *VM) Done() <-chan struct{} { return vm.machine.done }
+
+// Err returns nil while the guest runs, and afterwards why it does not.
+func (vm *VM) Err() error {
+	select {
+	case <-vm.machine.done:
+		return vm.machine.err
+	default:
+		return nil
+	}
+}
+
+// fault turns an error of the connection into what happened to the guest, if
+// that is the cause.
+func (vm *VM) fault(what string, err error) error {
+	// The connection often breaks a moment before QEMU is reaped.
+	select {
+	case <-vm.machine.done:
+	case <-time.After(200 * time.Millisecond):
+	}
+	if died := vm.Err(); died != nil {
+		if reports, _ := vm.console.scan(); len(reports) > 0 {
+			return job.Failed(fmt.Errorf("%s: guest died: %s (%w)", what, reports[len(reports)-1].Title, died))
+		}
+		return fmt.Errorf("%s: guest died: %w", what, died)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Addr returns where a client on this host reaches a port of the guest: one of
+// Options.Ports, 22 or 445.
+func (vm *VM) Addr(guestPort int) string {
+	p, ok := vm.ports[guestPort]
+	if !ok {
+		panic(fmt.Sprintf("vmrunner: port %d was not asked for in Options.Ports", guestPort))
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(p))
+}
+
+// Accel returns the accelerator the guest runs on, with the reason.
+func (vm *VM) Accel() Accel { return vm.accel }
+
+// ConsolePath returns the file with everything the guest printed. It is gone
+// after Stop unless Options.Dir was given.
+func (vm *VM) ConsolePath() string { return vm.console.path }
+
+// PcapPath returns the capture of the guest's network, or "".
+func (vm *VM) PcapPath() string { return vm.pcap }
+
+// Reports returns what the kernel complained about until now. A console that
+// cannot be read is an error, never a clean log.
+func (vm *VM) Reports() ([]Report, error) { return vm.console.scan() }
+
+// Monitor returns QEMU's monitor.
+func (vm *VM) Monitor() *Monitor { return vm.monitor }
+
+// Times returns how long the guest took to come up.
+func (vm *VM) Times() Times {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.times
+}
+
+// Deadline scales a time that is right for a plain kernel on KVM to this guest.
+func (vm *VM) Deadline(d time.Duration) time.Duration { return d * time.Duration(vm.scale) }
+
+// scale: TCG runs a guest about 3 times slower where it matters (boot to ksmbd:
+// 0.8 s and 2.5 s); KASAN and lockdep cost another factor 20 in the boot (55 s) but
+// less later. The product is capped, so that a dead guest is not waited for
+// forever.
+func scale(accel, config string) int {
+	n := 1
+	if accel != "kvm" {
+		n *= 3
+	}
+	if debugKernel(config) {
+		n *= 5
+	}
+	return n
+}
+
+// debugKernel tells whether the kernel's .config asks for checks that make it
+// several times slower.
+func debugKernel(config string) bool {
+	f, err := os.Open(config)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	slow := []string{"CONFIG_KASAN=y", "CONFIG_KCSAN=y", "CONFIG_PROVE_LOCKING=y", "CONFIG_DEBUG_KMEMLEAK=y"}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if slices.Contains(slow, lines.Text()) {
+			return true
+		}
+	}
+	return false
+}
