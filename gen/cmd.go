@@ -16,7 +16,7 @@ import (
 
 // Command returns kbuild-run gen.
 func Command() *cobra.Command {
-	var check bool
+	var check, rewrite bool
 	var tree string
 	c := &cobra.Command{
 		Use:   "gen",
@@ -30,12 +30,16 @@ With --check it writes nothing; it prints what would change and exits 1.
 With --tree it compares the tables, as they are built in, with the SMB headers of a
 kernel tree, declaration by declaration and by C name, and says same, differs (with a
 diff), missing, or strayed (the same, in a header that not everyone can include). It
-exits 1 unless all are the same.`,
+exits 1 unless all are the same. With -w it writes what is not the same into the tree,
+in the style of the block it stands in, and compares again.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			j := job.From(cmd.Context())
-			if tree != "" {
-				return compareTree(j, tree)
+			switch {
+			case tree != "":
+				return compareTree(j, tree, rewrite)
+			case rewrite:
+				return job.Usage(errors.New("-w without --tree"))
 			}
 			dir, err := folder()
 			if err != nil {
@@ -64,30 +68,45 @@ exits 1 unless all are the same.`,
 		},
 	}
 	c.Flags().BoolVar(&check, "check", false, "write nothing, exit 1 if something would change")
+	c.Flags().BoolVarP(&rewrite, "write", "w", false, "with --tree: correct the tree")
 	c.Flags().StringVar(&tree, "tree", "", "compare with the kernel tree in this folder")
 	return c
 }
 
 // compareTree prints a finding a line, and in the end how many of each.
-func compareTree(j *job.Job, dir string) error {
+func compareTree(j *job.Job, dir string, rewrite bool) error {
 	set, err := Tables()
 	if err != nil {
 		return err
 	}
-	files, err := readTree(dir)
+	t, err := ReadTree(dir)
 	if err != nil {
 		return err
 	}
+	findings := Compare(set, t)
+	if rewrite {
+		changed, err := Rewrite(set, t, dir, findings)
+		if err != nil {
+			return err
+		}
+		for _, path := range changed {
+			fmt.Fprintln(j.Out, "wrote", path)
+		}
+		if t, err = ReadTree(dir); err != nil {
+			return err
+		}
+		findings = Compare(set, t)
+	}
 	count := map[Verdict]int{}
 	consts, structs, members := 0, 0, 0
-	for _, f := range Compare(set, files) {
+	for _, f := range findings {
 		fmt.Fprintf(j.Out, "%s\n%s", f, f.Diff)
 		count[f.Verdict]++
 		if f.Decl.Kind == table.Struct {
 			structs++
-			members += len(f.Decl.Fields)
+			members += f.Count
 		} else {
-			consts += len(constants(f.Decl))
+			consts += f.Count
 		}
 	}
 	fmt.Fprintf(j.Out, "%d constants, %d structures with %d members: %d declarations same, %d differ, %d missing, %d strayed\n",

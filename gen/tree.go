@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -34,35 +36,43 @@ type Finding struct {
 	Verdict Verdict
 	Where   string   // file:line in the tree
 	Names   []string // constants that the verdict is about, when not all
+	Count   int      // constants, or members of the structure, compared
 	Diff    string
 }
 
 func (f *Finding) String() string {
 	name := f.Decl.Name
 	if f.Decl.Kind != table.Struct {
-		name += fmt.Sprintf(" (%d)", len(constants(f.Decl)))
+		name += fmt.Sprintf(" (%d)", f.Count)
 	}
-	s := fmt.Sprintf("%-8s %-44s %s", f.Verdict, name, f.Where)
+	s := fmt.Sprintf("%-8s %-36s %s", f.Verdict, name, f.Where)
 	if len(f.Names) > 0 {
 		s += ": " + strings.Join(f.Names, " ")
 	}
 	return strings.TrimRight(s, " ")
 }
 
-// constants are those of d that the kernel should have.
-func constants(d *table.Decl) []*table.Value {
-	var all []*table.Value
-	for _, v := range d.Values {
-		if !v.Absent {
-			all = append(all, v)
-		}
-	}
-	return all
+// Tree is the SMB headers of a kernel tree.
+type Tree struct {
+	Version [2]int // 6 12
+	Files   []*cdecl.File
 }
 
-// readTree parses the SMB headers below dir.
-func readTree(dir string) ([]*cdecl.File, error) {
-	var files []*cdecl.File
+var makefile = regexp.MustCompile(`(?m)^VERSION = (\d+)\nPATCHLEVEL = (\d+)$`)
+
+// ReadTree parses the SMB headers below dir.
+func ReadTree(dir string) (*Tree, error) {
+	t := &Tree{}
+	text, err := os.ReadFile(filepath.Join(dir, "Makefile"))
+	if err != nil {
+		return nil, fmt.Errorf("read kernel tree: %w", err)
+	}
+	m := makefile.FindSubmatch(text)
+	if m == nil {
+		return nil, fmt.Errorf("read kernel tree: no VERSION and PATCHLEVEL in %s/Makefile", dir)
+	}
+	t.Version[0], _ = strconv.Atoi(string(m[1]))
+	t.Version[1], _ = strconv.Atoi(string(m[2]))
 	for _, h := range headers {
 		names, err := filepath.Glob(filepath.Join(dir, h, "*.h"))
 		if err != nil {
@@ -77,22 +87,29 @@ func readTree(dir string) ([]*cdecl.File, error) {
 			if err != nil {
 				return nil, err
 			}
-			files = append(files, cdecl.Parse(filepath.ToSlash(rel), string(text)))
+			t.Files = append(t.Files, cdecl.Parse(filepath.ToSlash(rel), string(text)))
 		}
 	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("read SMB headers of %s: no %s/*.h, want a kernel tree", dir, headers[0])
+	if len(t.Files) == 0 {
+		return nil, fmt.Errorf("read kernel tree: no %s/*.h in %s", headers[0], dir)
 	}
-	return files, nil
+	return t, nil
+}
+
+// has says that the tree should have what exists since that version.
+func (t *Tree) has(since string) bool {
+	var v [2]int
+	fmt.Sscanf(since, "%d.%d", &v[0], &v[1])
+	return slices.Compare(v[:], t.Version[:]) <= 0
 }
 
 // Compare holds every declaration that the kernel should have against a tree.
-func Compare(set *table.Set, files []*cdecl.File) []*Finding {
-	c := &comparison{set: set, files: files, index: cdecl.NewIndex(files)}
+func Compare(set *table.Set, t *Tree) []*Finding {
+	c := &comparison{set: set, tree: t, index: cdecl.NewIndex(t.Files)}
 	var all []*Finding
 	for _, d := range set.Decls() {
 		switch {
-		case d.Into.Path == "":
+		case d.Into.Path == "" || !t.has(d.Since):
 		case d.Kind == table.Struct:
 			all = append(all, c.structure(d))
 		default:
@@ -104,7 +121,7 @@ func Compare(set *table.Set, files []*cdecl.File) []*Finding {
 
 type comparison struct {
 	set   *table.Set
-	files []*cdecl.File
+	tree  *Tree
 	index *cdecl.Index
 }
 
@@ -112,7 +129,7 @@ type comparison struct {
 func (c *comparison) home(d *table.Decl) string {
 	paths := strings.Split(d.Into.Path, "|")
 	for _, p := range paths {
-		if slices.ContainsFunc(c.files, func(f *cdecl.File) bool { return f.Path == p }) {
+		if slices.ContainsFunc(c.tree.Files, func(f *cdecl.File) bool { return f.Path == p }) {
 			return p
 		}
 	}
@@ -136,7 +153,7 @@ func (c *comparison) structs(d *table.Decl) []*cdecl.Struct {
 }
 
 func (c *comparison) structure(d *table.Decl) *Finding {
-	f := &Finding{Decl: d, Verdict: Missing}
+	f := &Finding{Decl: d, Verdict: Missing, Count: len(d.Fields)}
 	want := wantRows(c.set, d)
 	for _, s := range c.structs(d) {
 		f.Verdict, f.Where = Same, fmt.Sprintf("%s:%d", s.File.Path, s.File.Line(s.Start))
@@ -207,7 +224,11 @@ func (c *comparison) constants(d *table.Decl) *Finding {
 	f := &Finding{Decl: d, Verdict: Same}
 	var have, want strings.Builder
 	var missing, differs, strayed []string
-	for _, v := range constants(d) {
+	for _, v := range d.Values {
+		if v.Absent || !c.tree.has(v.Since) {
+			continue
+		}
+		f.Count++
 		name := emit.CName(d, v)
 		found := c.index.Defines[name]
 		if len(found) == 0 {

@@ -2,6 +2,7 @@ package emit
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"kbuild-run/gen/table"
@@ -32,28 +33,38 @@ func CValue(d *table.Decl, v *table.Value) string {
 }
 
 // CDefine returns the line of one constant, in the form gen_smb2_mapping reads
-// when it is a status.
-func CDefine(d *table.Decl, v *table.Value) string {
-	line := pad("#define "+CName(d, v), d.Into.Column) + CValue(d, v)
+// when it is a status. The value stands where it does in the line like, unless that
+// is empty.
+func CDefine(d *table.Decl, v *table.Value, like string) string {
+	column, tabs := d.Into.Column, true
+	if m := defined.FindStringSubmatchIndex(like); m != nil {
+		column, tabs = width(like[:m[3]]), strings.Contains(like[m[2]:m[3]], "\t")
+	}
+	line := pad("#define "+CName(d, v), column, tabs) + CValue(d, v)
 	switch {
+	case v.Errno == "-0":
+		line += " // 0"
 	case v.Errno != "":
-		line += " // " + strings.TrimPrefix(v.Errno, "-0")
-		if v.Errno == "-0" {
-			line += "0"
-		}
+		line += " // " + v.Errno
 	case v.Note != "":
 		line += " /* " + v.Note + " */"
 	}
 	return line
 }
 
-// pad fills s with tabs up to the column, with a space when it is there already.
-func pad(s string, column int) string {
+var defined = regexp.MustCompile(`^#define\s+\w+(\s+)\S`)
+
+// pad fills s up to the column; with a space when it is there already.
+func pad(s string, column int, tabs bool) string {
+	fill := " "
+	if tabs {
+		fill = "\t"
+	}
 	if width(s) >= column {
 		return s + " "
 	}
 	for width(s) < column {
-		s += "\t"
+		s += fill
 	}
 	return s
 }
@@ -79,7 +90,7 @@ func CConstants(d *table.Decl) string {
 	lines := []string{CSee(d)}
 	for _, v := range d.Values {
 		if !v.Absent {
-			lines = append(lines, CDefine(d, v))
+			lines = append(lines, CDefine(d, v, ""))
 		}
 	}
 	return strings.Join(lines, "\n") + "\n"

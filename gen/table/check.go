@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/bits"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,10 @@ func (s *Set) check() Errors {
 		s.decls[d.Name] = d
 	}
 	for _, d := range s.Decls() {
+		c.version(d.Pos, d.Since)
+		for _, v := range d.Values {
+			c.version(v.Pos, v.Since)
+		}
 		if d.Kind == Struct {
 			c.structure(d)
 		} else {
@@ -46,6 +51,14 @@ func (s *Set) check() Errors {
 
 func (c *checker) errorf(p Pos, format string, args ...any) {
 	c.errs = append(c.errs, &Error{p, fmt.Sprintf(format, args...)})
+}
+
+var version = regexp.MustCompile(`^\d+\.\d+$`)
+
+func (c *checker) version(p Pos, since string) {
+	if since != "" && !version.MatchString(since) {
+		c.errorf(p, "since %s, want a kernel version like 7.3", since)
+	}
 }
 
 // named returns the declaration of that name if it is of that kind.

@@ -193,6 +193,8 @@ func (p *parser) head(l Line) {
 			return ""
 		}
 		switch {
+		case rest[i] == "since":
+			d.Since = arg()
 		case d.Kind == Struct && rest[i] == "typedef":
 			d.Typedef = true
 		case d.Kind == Struct && rest[i] == "was":
@@ -286,7 +288,13 @@ func (p *parser) value(l Line) {
 		}
 		v.Number = n
 	}
-	for _, h := range c[2:] {
+	for i := 2; i < len(c); i++ {
+		h := c[i]
+		if h == "since" && i+1 < len(c) {
+			i++
+			v.Since = c[i]
+			continue
+		}
 		if strings.HasPrefix(h, "-E") || h == "-0" {
 			v.Errno = h
 			continue

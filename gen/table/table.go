@@ -36,6 +36,9 @@
 //     from behind HEADER. In C it is a tag, or a typedef; OLD is its name in
 //     older trees.
 //
+// `since VERSION` behind a declaration or a constant says that older kernels do not
+// have it, or not under this name.
+//
 // The comment behind a declaration is its section. A row of constants is
 // VALUE NAME [STRUCT...]: STRUCT is what a message of that command (request,
 // response; alternatives behind a |) or a buffer of that class holds. A status
@@ -140,6 +143,7 @@ type Decl struct {
 	Section string   // 2.2.35
 	Doc     []string // comment lines right above
 	Into    Into
+	Since   string // kernel version that has it first, "" for all
 
 	// Structures.
 	Header  string // structure that stands before it, or ""
@@ -274,6 +278,7 @@ type Value struct {
 	Holds  []string // structures; see the package comment
 	Errno  string   // -EIO
 	Absent bool     // the kernel has no such constant
+	Since  string   // kernel version that has it first, "" for all
 	Note   string
 }
 
