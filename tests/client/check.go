@@ -135,7 +135,9 @@ func (c *Conn) checkSecurity(p *Pending, r *Response) {
 	switch {
 	case p.Request.Plain || p.encrypted || r.Encrypted:
 	case h.Status == smb2.STATUS_USER_SESSION_DELETED:
-		// The server has no key left to sign with.
+		// The server has no key left to sign with; what stands in the
+		// signature field means nothing.
+		return
 	case p.Hdr.Flags&smb2.SMB2_FLAGS_SIGNED != 0 && !signed:
 		c.violate("unsigned", mid, "%v %v answers a signed request", h.Command, h.Status)
 	case p.Hdr.Flags&smb2.SMB2_FLAGS_SIGNED == 0 && signed:

@@ -366,37 +366,41 @@ func (p *Pending) Cancel() error {
 }
 
 // CancelMessage cancels by MessageId.
-func (p *Pending) CancelMessage() error { return p.conn.cancel(p, nil) }
+func (p *Pending) CancelMessage() error { return p.CancelAsync(0) }
 
-// CancelAsync cancels by AsyncId, the right one or another.
+// CancelAsync cancels by an AsyncId, the right one or another; 0 is CancelMessage.
 func (p *Pending) CancelAsync(id uint64) error {
-	return p.conn.cancel(p, func(h *smb2.Hdr) {
-		h.Flags |= smb2.SMB2_FLAGS_ASYNC_COMMAND
-		h.SetAsyncId(id)
-	})
+	r := p.Request
+	return p.conn.cancel(r.session(), p.Hdr.MessageId, id, r.Plain, p.encrypted)
 }
 
-func (c *Conn) cancel(p *Pending, edit func(*smb2.Hdr)) error {
-	r := &Request{Command: smb2.SMB2_CANCEL, Body: smb2.NewCancelReq(), Session: p.Request.session(), Plain: p.Request.Plain}
-	h := c.header(r, p.Hdr.MessageId)
+// Cancel sends an SMB2_CANCEL that belongs to no Pending of this connection: for
+// a MessageId, or for an AsyncId when it is not 0.
+func (s *Session) Cancel(message, async uint64) error {
+	return s.Conn.cancel(s, message, async, false, false)
+}
+
+func (c *Conn) cancel(s *Session, mid, async uint64, plain, encrypt bool) error {
+	r := &Request{Command: smb2.SMB2_CANCEL, Body: smb2.NewCancelReq(), Session: s, Plain: plain}
+	h := c.header(r, mid)
 	h.CreditCharge = 0
-	if edit != nil {
-		edit(&h)
+	if async != 0 {
+		h.Flags |= smb2.SMB2_FLAGS_ASYNC_COMMAND
+		h.SetAsyncId(async)
 	}
-	sign, encrypt := c.secured(r)
-	if p.encrypted {
-		sign, encrypt = false, true // a share may encrypt where its session does not
-	}
-	if sign {
+	// A share may encrypt where its session does not.
+	sign, sealed := c.secured(r)
+	encrypt = encrypt || sealed
+	if sign && !encrypt {
 		h.Flags |= smb2.SMB2_FLAGS_SIGNED
-		if err := r.Session.sign(&h, r.Body.Append(nil), false); err != nil {
+		if err := s.sign(&h, r.Body.Append(nil), false); err != nil {
 			return err
 		}
 	}
 	message := append(h.Append(nil), r.Body.Append(nil)...)
 	frame := message
 	if encrypt {
-		frame = r.Session.seal(message)
+		frame = s.seal(message)
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()

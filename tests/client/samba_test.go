@@ -27,6 +27,7 @@ func within(t *testing.T) context.Context {
 
 func samba(t *testing.T, o servers.SambaOptions) *servers.Samba {
 	t.Helper()
+	t.Parallel()
 	s, err := servers.StartSamba(context.Background(), o)
 	if errors.Is(err, servers.ErrNoSamba) {
 		t.Skip(err)
