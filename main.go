@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kbuild-run/gen"
+	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 	"kbuild-run/vmrunner/host"
@@ -23,6 +24,7 @@ var commands = []func() *cobra.Command{
 	host.Setup,
 	host.Doctor,
 	gen.Command,
+	patches.Command,
 	cache.Command,
 }
 

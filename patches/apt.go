@@ -1,0 +1,186 @@
+package patches
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"kbuild-run/patches/job"
+)
+
+// keyring is Debian's, where the host has it as a file of its own; otherwise
+// the keys that apt trusts are asked.
+const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// aptConf is read after the host's configuration (apt.conf(5)): proxies and
+// passwords stay the host's, everything apt reads or writes beside them lies in
+// one folder of ours, and nothing unsigned is taken. Hooks are cleared because
+// they may clean the host's own cache.
+const aptConf = `#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+Dir::State "%[1]s/state";
+Dir::State::status "%[1]s/status";
+Dir::Cache "%[1]s/cache";
+Dir::Etc::sourcelist "%[1]s/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Get::AllowUnauthenticated "false";
+APT::Update::Error-Mode "any";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+Acquire::Languages "none";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+`
+
+// fromPackage unpacks the newest version of a Debian package linux-source-*,
+// taken from the mirror the host is set up with. It needs no root and leaves
+// the host's apt as it was.
+func (src source) fromPackage(ctx context.Context, s *job.Step, dir, tree string) (from string, err error) {
+	for _, tool := range []string{"apt-get", "dpkg-deb"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", fmt.Errorf("download %s: %w: this is no Debian", src.Package, err)
+		}
+	}
+	apt := filepath.Join(dir, "apt")
+	if err := remake(ctx, apt); err != nil {
+		return "", err
+	}
+	defer func() {
+		if !job.From(ctx).DryRun {
+			os.RemoveAll(apt)
+		}
+	}()
+	s.Progress("find the host's Debian mirror")
+	mirror, err := hostMirror(ctx, src.Suite)
+	if err != nil {
+		return "", fmt.Errorf("download %s: %w", src.Package, err)
+	}
+	signed := ""
+	if _, err := os.Stat(keyring); err == nil {
+		signed = "[signed-by=" + keyring + "] "
+	}
+	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
+		if err := remake(ctx, filepath.Join(apt, d)); err != nil {
+			return "", err
+		}
+	}
+	for name, text := range map[string]string{
+		"apt.conf":     fmt.Sprintf(aptConf, apt),
+		"sources.list": fmt.Sprintf("deb %s%s %s main\n", signed, mirror, src.Suite),
+		"status":       "",
+	} {
+		if err := writeFile(ctx, filepath.Join(apt, name), text); err != nil {
+			return "", err
+		}
+	}
+
+	s.Progress("read the package list of %s", src.Suite)
+	conf := filepath.Join(apt, "apt.conf")
+	if err := job.Command("apt-get", "-c", conf, "-q", "update").Run(ctx); err != nil {
+		return "", aptError(src, "read the package list of "+src.Suite, err)
+	}
+	get := job.Command("apt-get", "-c", conf, "-q", "-o", "APT::Sandbox::User=", "-o", "APT::Status-Fd=1", "download", src.Package).In(apt)
+	get.Line = func(l string) {
+		// dlstatus:1:12.5:Retrieving file 1 of 1 (5s remaining)
+		if f := strings.SplitN(l, ":", 4); len(f) == 4 && f[0] == "dlstatus" {
+			s.Progress("download %s: %.0s%s%%", src.Package, f[1], strings.SplitN(f[2], ".", 2)[0])
+		}
+	}
+	if err := get.Run(ctx); err != nil {
+		return "", aptError(src, "download "+src.Package, err)
+	}
+
+	deb := filepath.Join(apt, src.Package+"_VERSION_all.deb")
+	version := "VERSION"
+	if !job.From(ctx).DryRun {
+		found, _ := filepath.Glob(filepath.Join(apt, src.Package+"_*.deb"))
+		if len(found) != 1 {
+			return "", fmt.Errorf("download %s: %d packages came", src.Package, len(found))
+		}
+		deb = found[0]
+		out, err := job.Command("dpkg-deb", "-f", deb, "Version").Probe(ctx)
+		if err != nil {
+			return "", err
+		}
+		version = strings.TrimSpace(string(out))
+	}
+	s.Progress("unpack %s", filepath.Base(deb))
+	if err := job.Command("dpkg-deb", "-x", deb, apt).Run(ctx); err != nil {
+		return "", err
+	}
+	return src.Package + " " + version, untar(ctx, s, filepath.Join(apt, "usr/src", src.Package+".tar.xz"), tree)
+}
+
+// releaseURI takes the archive and the suite out of a line of `apt-get update
+// --print-uris`: 'http://mirror/debian/dists/bookworm/InRelease' name 0.
+var releaseURI = regexp.MustCompile(`(?m)^'([^']+)/dists/([^']+)/InRelease'`)
+
+// hostMirror returns the address of the Debian archive that carries suite, from
+// the host's own apt sources. apt-get itself reads them, so every form they may
+// have is understood; --print-uris only prints, and works without root and
+// without any list downloaded.
+func hostMirror(ctx context.Context, suite string) (string, error) {
+	out, err := job.Command("apt-get", "update", "--print-uris").Probe(ctx)
+	if err != nil {
+		return "", err
+	}
+	if m := pickMirror(string(out), suite); m != "" {
+		return m, nil
+	}
+	return "", fmt.Errorf("the apt sources of this host name no Debian archive with %s", suite)
+}
+
+// pickMirror prefers the archive that has the suite by name. Otherwise security
+// updates lie in an archive of their own, and everything else in the other.
+func pickMirror(uris, suite string) (mirror string) {
+	security := strings.HasSuffix(suite, "-security")
+	for _, m := range releaseURI.FindAllStringSubmatch(uris, -1) {
+		uri, has := m[1], m[2]
+		switch {
+		case has == suite:
+			return uri
+		case mirror == "" && strings.HasSuffix(has, "-security") == security && strings.Contains(path.Base(uri), "debian"):
+			mirror = uri
+		}
+	}
+	return mirror
+}
+
+// aptError says what apt complained about, without the rest of its output.
+func aptError(src source, doing string, err error) error {
+	var ce *job.CmdError
+	if !errors.As(err, &ce) {
+		return err
+	}
+	var why []string
+	for _, l := range ce.Tail {
+		if w, ok := strings.CutPrefix(l, "E: "); ok {
+			why = append(why, w)
+		}
+	}
+	if len(why) == 0 {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: apt-get: %s", doing, strings.Join(why, "; "))
+}
+
+// writeFile writes text to name, or prints the command that would.
+func writeFile(ctx context.Context, name, text string) error {
+	if dry(ctx, fmt.Sprintf("cat > %s <<'EOF'\n%sEOF", job.Quote(name), text)) {
+		return nil
+	}
+	return os.WriteFile(name, []byte(text), 0o644)
+}

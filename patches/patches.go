@@ -1,0 +1,330 @@
+// Package patches: base + series -> tree.
+//
+// A base is a Linux kernel: a git tree of the user's, a kernel.org tarball or a
+// distribution's source package. The last two are unpacked once into a git
+// repository whose first commit is the same on every machine that got the same
+// source. A series is a folder NAME/BASE of mails that git am applies, with a
+// file `series` that gives their order and a cover text. The tree is the commit
+// with the series applied; it lies in the cache, and each base has one worktree
+// into which a tree is put when it is to be built.
+//
+// Inside a checkout of this project series are read from disk, so that what
+// `series refresh` wrote counts at once; elsewhere the program has them built in.
+package patches
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"kbuild-run/patches/cache"
+	"kbuild-run/patches/job"
+)
+
+// Tree is a Linux tree in the cache.
+type Tree struct {
+	Base    string // "v6.12"
+	Version string // "6.12.117", from the Makefile
+	Source  string // in words: "linux-source-6.12 6.12.117-1~deb12u1"
+	Series  string // "notify"; "" for the bare base
+	Commit  string // of the base's repository, with the series applied
+	Key     string // git's hash of the tree: what is in it, not how it came there
+
+	base  string // commit of the bare base
+	entry string // the base's folder in the cache
+}
+
+// Options of Prepare.
+type Options struct {
+	Base   string // "" is the default, or the one that fits the version of Dir
+	Series string // "" is the bare base
+	Dir    string // a git tree of the user's, whose HEAD is the base
+}
+
+// Prepare gets the base, once, and applies the series. The worktree of the base
+// is not touched. A name that does not exist is a job.Usage error and a patch
+// that does not apply a job.Failed one; both leave everything as it was.
+func Prepare(ctx context.Context, s *job.Step, o Options) (*Tree, error) {
+	base, head, err := o.base(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var series *Series
+	if o.Series != "" {
+		if series, err = FindSeries(o.Series, base.Name); err != nil {
+			return nil, err
+		}
+	}
+	t, got, err := base.tree(ctx, s, o.Dir, head)
+	if err != nil {
+		return nil, err
+	}
+	if series == nil {
+		if got {
+			s.Cached()
+		}
+		s.Note("%s", t)
+		return t, nil
+	}
+	applied, err := t.apply(ctx, s, series)
+	if err != nil {
+		return nil, err
+	}
+	if got && applied {
+		s.Cached()
+	}
+	s.Note("%s", t)
+	return t, nil
+}
+
+// String says in a line what the tree is.
+func (t *Tree) String() string {
+	if t.Series == "" {
+		return fmt.Sprintf("%s (%s)", t.Base, t.Source)
+	}
+	return fmt.Sprintf("%s (%s) + %s", t.Base, t.Source, t.Series)
+}
+
+// Repository returns the folder of the git repository that holds Commit.
+func (t *Tree) Repository() string { return filepath.Join(t.entry, "tree") }
+
+// base returns the base that is asked for, and the commit of the user's tree.
+func (o Options) base(ctx context.Context) (base Base, head string, err error) {
+	if base, err = FindBase(o.Base); err != nil || o.Dir == "" {
+		return base, "", err
+	}
+	if head, err = userHead(ctx, o.Dir); err != nil || o.Base != "" {
+		return base, head, err
+	}
+	v, err := version(ctx, o.Dir, head)
+	if err != nil {
+		return base, "", job.Usage(err)
+	}
+	return baseOf(v), head, nil
+}
+
+// tree returns the bare base, and true when it was there already.
+func (b Base) tree(ctx context.Context, s *job.Step, user, head string) (t *Tree, cached bool, err error) {
+	t = &Tree{Base: b.Name}
+	key, meta := b.Name, map[string]string{}
+	fill := func(dir string) (err error) {
+		meta["source"], err = b.unpack(ctx, s, dir)
+		meta["what"] = b.Name + " from " + meta["source"]
+		return err
+	}
+	if user != "" {
+		top, err := look(ctx, userGit(user, "rev-parse", "--show-toplevel"))
+		if err != nil {
+			return nil, false, err
+		}
+		key = "tree-" + cache.Key(top)
+		meta = map[string]string{"what": "git tree " + top, "source": top}
+		fill = func(dir string) error {
+			if err := remake(ctx, filepath.Join(dir, "tree")); err != nil {
+				return err
+			}
+			return borrow(ctx, top, filepath.Join(dir, "tree"))
+		}
+	}
+	if t.entry, cached, err = cache.Once(ctx, "bases", key, meta, fill); err != nil {
+		return nil, false, err
+	}
+	if user != "" {
+		if err := follow(ctx, user, t.Repository(), head); err != nil {
+			return nil, false, err
+		}
+		t.Source = fmt.Sprintf("%s at %.12s", meta["source"], head)
+	} else if cached {
+		if meta, err = cache.Meta(t.entry); err != nil {
+			return nil, false, err
+		}
+	}
+	if t.Source == "" {
+		t.Source = meta["source"]
+	}
+	if job.From(ctx).DryRun && !cached {
+		t.Version, t.Commit, t.Key, t.base = "VERSION", "base", "KEY", "base"
+		return t, false, nil
+	}
+	if head == "" {
+		head = baseRef
+	}
+	if err := t.at(ctx, head); err != nil {
+		return nil, false, err
+	}
+	t.base = t.Commit
+	t.Version, err = version(ctx, t.Repository(), t.Commit)
+	return t, cached, err
+}
+
+// at sets the tree to a commit of the repository.
+func (t *Tree) at(ctx context.Context, rev string) error {
+	out, err := look(ctx, git(t.Repository(), "rev-parse", rev+"^{commit}", rev+"^{tree}"))
+	if err != nil {
+		return err
+	}
+	var ok bool
+	if t.Commit, t.Key, ok = strings.Cut(out, "\n"); !ok {
+		return fmt.Errorf("read commit %s of %s: git says %q", rev, t.Repository(), out)
+	}
+	return nil
+}
+
+// apply applies the series and returns true when that was done before.
+func (t *Tree) apply(ctx context.Context, s *job.Step, series *Series) (cached bool, err error) {
+	parts := []string{t.Commit}
+	for _, m := range series.Mails {
+		parts = append(parts, string(m.Text))
+	}
+	t.Series = series.Name
+	ref := "refs/series/" + series.Name + "/" + cache.Key(parts...)
+	if t.at(ctx, ref) == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	leave, err := cache.Share(ctx, t.entry)
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	unlock, err := cache.Lock(ctx, filepath.Join(t.entry, "apply"))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+
+	// What an interrupted run left is ours to remove: we hold the lock.
+	scratch := filepath.Join(t.entry, "apply")
+	clear := func(ctx context.Context) error {
+		if dry(ctx, "rm -rf "+job.Quote(scratch)) {
+			return nil
+		}
+		if err := os.RemoveAll(scratch); err != nil {
+			return err
+		}
+		return git(t.Repository(), "worktree", "prune").Run(ctx)
+	}
+	if err := clear(ctx); err != nil {
+		return false, err
+	}
+	defer clear(context.WithoutCancel(ctx))
+	if err := t.am(ctx, s, series, scratch); err != nil {
+		return false, err
+	}
+	if err := git(scratch, "update-ref", ref, "HEAD").Run(ctx); err != nil {
+		return false, err
+	}
+	if job.From(ctx).DryRun {
+		t.Commit = ref
+		return false, nil
+	}
+	return false, t.at(ctx, ref)
+}
+
+// am applies the mails in a new worktree that holds only the files they touch.
+func (t *Tree) am(ctx context.Context, s *job.Step, series *Series, dir string) error {
+	s.Progress("apply %d patches", len(series.Mails))
+	sparse := append([]string{"sparse-checkout", "set", "--no-cone"}, series.files()...)
+	for i := range sparse[3:] {
+		sparse[3+i] = "/" + sparse[3+i]
+	}
+	for _, c := range []*job.Cmd{
+		git(t.Repository(), "worktree", "add", "--quiet", "--no-checkout", "--detach", dir, t.Commit),
+		git(dir, sparse...),
+		git(dir, "read-tree", "-mu", "HEAD"),
+	} {
+		if err := c.Run(ctx); err != nil {
+			return err
+		}
+	}
+	var files []string
+	for _, m := range series.Mails {
+		if series.Dir != "" {
+			files = append(files, filepath.Join(series.Dir, m.Name))
+			continue
+		}
+		f := filepath.Join(dir, ".mails-"+m.Name)
+		if err := writeFile(ctx, f, string(m.Text)); err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	am := git(dir, append([]string{"am", "--quiet", "--keep-non-patch", "--no-3way", "--committer-date-is-author-date"}, files...)...)
+	var output []string
+	am.Line = func(l string) { output = append(output, l) }
+	err := am.With(identity...).Run(ctx)
+	var ce *job.CmdError
+	if !errors.As(err, &ce) {
+		return err
+	}
+	for _, l := range output {
+		at := failedAt.FindStringSubmatch(l)
+		if at == nil {
+			continue
+		}
+		for i, m := range series.Mails {
+			if fmt.Sprintf("%04d", i+1) == at[1] {
+				return job.Failed(fmt.Errorf("apply %s/%s/%s to %s: %s", series.Name, series.Base, m.Name, t.Source, m.misfits(output)))
+			}
+		}
+	}
+	return err
+}
+
+// failedAt is how git am names the mail it stopped at.
+var failedAt = regexp.MustCompile(`^Patch failed at (\d+)`)
+
+// Checkout puts the tree into the one worktree of its base and returns its
+// folder. Only files that differ are written. The worktree belongs to the caller
+// until it calls done.
+func (t *Tree) Checkout(ctx context.Context) (dir string, done func(), err error) {
+	dir = t.Repository()
+	if job.From(ctx).DryRun {
+		return dir, func() {}, git(dir, "checkout", "--quiet", "--force", "--detach", t.Commit).Run(ctx)
+	}
+	leave, err := cache.Share(ctx, t.entry)
+	if err != nil {
+		return "", nil, err
+	}
+	unlock, err := cache.Lock(ctx, dir)
+	if err != nil {
+		leave()
+		return "", nil, err
+	}
+	done = func() { unlock(); leave() }
+	if err := t.checkout(ctx, dir); err != nil {
+		done()
+		return "", nil, err
+	}
+	return dir, done, nil
+}
+
+func (t *Tree) checkout(ctx context.Context, dir string) error {
+	// The mark stays when git is stopped halfway: then there may be files
+	// that git wrote and did not note in its index.
+	mark := filepath.Join(t.entry, "checkout-unfinished")
+	_, err := os.Stat(mark)
+	unfinished := err == nil
+	if err := os.WriteFile(mark, nil, 0o644); err != nil {
+		return err
+	}
+	// A git that was killed leaves its lock; we hold the worktree.
+	if err := os.Remove(filepath.Join(dir, ".git/index.lock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := git(dir, "checkout", "--quiet", "--force", "--detach", t.Commit).Run(ctx); err != nil {
+		return err
+	}
+	if unfinished {
+		if err := git(dir, "clean", "--quiet", "-ffdx").Run(ctx); err != nil {
+			return err
+		}
+	}
+	return os.Remove(mark)
+}
