@@ -97,7 +97,7 @@ func (r *rewriter) constants(f *Finding) error {
 	var block strings.Builder
 	var last *cdecl.Define // of the group, in its home
 	for _, v := range d.Values {
-		if v.Absent || !r.tree.has(v.Since) {
+		if v.Absent || !r.tree.Version.Has(v.Since) {
 			continue
 		}
 		home := false

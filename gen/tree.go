@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -52,9 +51,25 @@ func (f *Finding) String() string {
 	return strings.TrimRight(s, " ")
 }
 
+// Version is VERSION and PATCHLEVEL of a kernel; the zero Version is not known.
+type Version [2]int
+
+// ParseVersion reads the beginning of a release: 6.12.117-debug is 6.12.
+func ParseVersion(release string) Version {
+	var v Version
+	fmt.Sscanf(release, "%d.%d", &v[0], &v[1])
+	return v
+}
+
+// Has says that a kernel of version v has what exists since that version.
+func (v Version) Has(since string) bool {
+	s := ParseVersion(since)
+	return v == Version{} || slices.Compare(s[:], v[:]) <= 0
+}
+
 // Tree is the SMB headers of a kernel tree.
 type Tree struct {
-	Version [2]int // 6 12
+	Version Version
 	Files   []*cdecl.File
 }
 
@@ -71,8 +86,7 @@ func ReadTree(dir string) (*Tree, error) {
 	if m == nil {
 		return nil, fmt.Errorf("read kernel tree: no VERSION and PATCHLEVEL in %s/Makefile", dir)
 	}
-	t.Version[0], _ = strconv.Atoi(string(m[1]))
-	t.Version[1], _ = strconv.Atoi(string(m[2]))
+	t.Version = ParseVersion(fmt.Sprintf("%s.%s", m[1], m[2]))
 	for _, h := range headers {
 		names, err := filepath.Glob(filepath.Join(dir, h, "*.h"))
 		if err != nil {
@@ -96,20 +110,13 @@ func ReadTree(dir string) (*Tree, error) {
 	return t, nil
 }
 
-// has says that the tree should have what exists since that version.
-func (t *Tree) has(since string) bool {
-	var v [2]int
-	fmt.Sscanf(since, "%d.%d", &v[0], &v[1])
-	return slices.Compare(v[:], t.Version[:]) <= 0
-}
-
 // Compare holds every declaration that the kernel should have against a tree.
 func Compare(set *table.Set, t *Tree) []*Finding {
 	c := &comparison{set: set, tree: t, index: cdecl.NewIndex(t.Files)}
 	var all []*Finding
 	for _, d := range set.Decls() {
 		switch {
-		case d.Into.Path == "" || !t.has(d.Since):
+		case d.Into.Path == "" || !t.Version.Has(d.Since):
 		case d.Kind == table.Struct:
 			all = append(all, c.structure(d))
 		default:
@@ -160,7 +167,7 @@ func (c *comparison) structure(d *table.Decl) *Finding {
 		have, ok := c.haveRows(s, want)
 		if !ok || !slices.Equal(have, want) {
 			f.Verdict = Differs
-			f.Diff = string(diff.Diff(f.Where, []byte(strings.Join(have, "")), d.Pos.String(), []byte(strings.Join(want, ""))))
+			f.Diff = rowDiff(f.Where, have, d.Pos.String(), want)
 			if !ok {
 				f.Diff = f.Where + ": a type or a size in it is not known\n"
 			}
@@ -171,6 +178,11 @@ func (c *comparison) structure(d *table.Decl) *Finding {
 		}
 	}
 	return f
+}
+
+// rowDiff compares lines of row.
+func rowDiff(theirs string, have []string, ours string, want []string) string {
+	return string(diff.Diff(theirs, []byte(strings.Join(have, "")), ours, []byte(strings.Join(want, ""))))
 }
 
 // row is a member in the words that both sides are compared in.
@@ -225,7 +237,7 @@ func (c *comparison) constants(d *table.Decl) *Finding {
 	var have, want strings.Builder
 	var missing, differs, strayed []string
 	for _, v := range d.Values {
-		if v.Absent || !c.tree.has(v.Since) {
+		if v.Absent || !c.tree.Version.Has(v.Since) {
 			continue
 		}
 		f.Count++

@@ -106,7 +106,7 @@ func TestTree(t *testing.T) {
 				t.Fatal(err)
 			}
 			spoilt := strings.Replace(string(text), tt.from, tt.to, 1)
-			if tt.want != "" && spoilt == string(text) {
+			if tt.from != "" && spoilt == string(text) {
 				t.Fatalf("%q is not in %s", tt.from, tt.path)
 			}
 			if err := os.WriteFile(path, []byte(spoilt), 0o666); err != nil {
