@@ -51,8 +51,9 @@ type Samba struct {
 	done          chan struct{} // closed when smbd has ended
 	err           error         // why it ended; valid after done
 
-	mu  sync.Mutex
-	log []string
+	mu         sync.Mutex
+	notifydPID string
+	log        []string
 }
 
 const sambaPassword = "kbuild-run 1"
@@ -119,7 +120,7 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 		return err
 	}
 	s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	conf := filepath.Join(s.root, "smb.conf")
+	conf := s.conf()
 	if err := os.WriteFile(conf, []byte(s.config(port, o)), 0o644); err != nil {
 		return err
 	}
@@ -162,6 +163,9 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 		return ctx.Err()
 	}
 }
+
+// conf is the path of the configuration.
+func (s *Samba) conf() string { return filepath.Join(s.root, "smb.conf") }
 
 // folders makes the exported folder, owned by the user, and the private ones.
 func (s *Samba) folders() error {

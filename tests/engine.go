@@ -1,0 +1,367 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"kbuild-run/gen/smb2"
+	"kbuild-run/tests/client"
+)
+
+// Waits, on a server that is not slowed down by emulation.
+const (
+	answerWait   = 5 * time.Second        // for what must come
+	quietWait    = 200 * time.Millisecond // for what must not come
+	scenarioWait = time.Minute            // for a whole scenario
+)
+
+// Outcome is how a scenario ended.
+type Outcome string
+
+const (
+	Passed  Outcome = "passed"
+	Failed  Outcome = "failed"
+	Skipped Outcome = "skipped"
+)
+
+// Result is a scenario on a server.
+type Result struct {
+	Scenario *Scenario
+	Server   *Server
+	Outcome  Outcome
+	Reason   string // why it was skipped
+	Failure  *Failure
+	Time     time.Duration
+
+	// Transcript is all that crossed the wire, a part a connection.
+	Transcript string
+}
+
+// Failure is the step at which a scenario failed.
+type Failure struct {
+	Line int    // in the script, from 1; 0: after the last step
+	Step string // the line
+	Want string
+	Got  string
+	Last []string // last messages of the connection it is about, in words
+}
+
+func (f *Failure) String() string {
+	return fmt.Sprintf("line %d: %s\nwant: %s\ngot:  %s", f.Line, f.Step, f.Want, f.Got)
+}
+
+// Mismatch is an error that says what a step wanted.
+type Mismatch struct {
+	Want, Got string
+	conn      *client.Conn
+}
+
+func (m *Mismatch) Error() string { return "want " + m.Want + ", got " + m.Got }
+
+// Run runs the scenarios against the server, several at a time, and returns a
+// result for each in their order. done, when set, gets each as it ends. Each
+// scenario has a fresh folder of its own in the share; the error is one of
+// making those.
+func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*Result)) ([]*Result, error) {
+	tmp, err := os.MkdirTemp("", "kbuild-run-scenarios-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	folder := fmt.Sprintf("kbuild-run-%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff)
+	on := map[*Server][]*Scenario{}
+	for _, s := range scenarios {
+		on[server.forScenario(s)] = append(on[server.forScenario(s)], s)
+	}
+	for server, its := range on {
+		clean, err := makeFolders(ctx, server, folder, its)
+		if err != nil {
+			return nil, fmt.Errorf("make folders on %s: %w", server.Name, err)
+		}
+		defer clean()
+	}
+
+	results := make([]*Result, len(scenarios))
+	// Waiting for the server is most of a scenario's time.
+	slots := make(chan struct{}, 4*runtime.NumCPU())
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i, s := range scenarios {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r := runOne(ctx, server.forScenario(s), s, folder+"/"+s.Name, filepath.Join(tmp, s.Name))
+			mu.Lock()
+			defer mu.Unlock()
+			results[i] = r
+			if done != nil {
+				done(r)
+			}
+		})
+	}
+	wg.Wait()
+	return results, ctx.Err()
+}
+
+// makeFolders makes the folder of each scenario, before the first runs: one that
+// watches the share's root is not to see them come. clean removes what is left.
+func makeFolders(ctx context.Context, server *Server, folder string, scenarios []*Scenario) (clean func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, server.deadline(scenarioWait))
+	defer cancel()
+	c, t, err := login(ctx, server, client.Options{User: server.User.User, Password: server.User.Password, Domain: server.User.Domain})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Drop()
+	for _, name := range append([]string{""}, names(scenarios)...) {
+		d, err := t.Create(ctx, strings.TrimSuffix(folder+`\`+name, `\`), client.Create{Disposition: &disposition, Options: smb2.FILE_DIRECTORY_FILE})
+		if err != nil {
+			return nil, err
+		}
+		if err := d.Close(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		if server.Shell != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), server.deadline(answerWait))
+			defer cancel()
+			server.Shell(ctx, "", "rm -rf "+folder)
+		}
+	}, nil
+}
+
+func names(scenarios []*Scenario) []string {
+	var all []string
+	for _, s := range scenarios {
+		all = append(all, s.Name)
+	}
+	return all
+}
+
+func login(ctx context.Context, server *Server, o client.Options) (*client.Conn, *client.Tree, error) {
+	c, err := client.Dial(ctx, server.Addr, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := c.Login(ctx)
+	if err != nil {
+		c.Drop()
+		return nil, nil, err
+	}
+	t, err := s.TreeConnect(ctx, server.Share)
+	if err != nil {
+		c.Drop()
+		return nil, nil, err
+	}
+	return c, t, nil
+}
+
+// runOne runs one scenario in the folder, with tmp for the script engine.
+func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string) (r *Result) {
+	r = &Result{Scenario: s, Server: server, Outcome: Passed}
+	start := time.Now()
+	defer func() { r.Time = time.Since(start) }()
+	switch {
+	case s.Has("shell") && server.Shell == nil:
+		r.Outcome, r.Reason = Skipped, server.Name+" has no shell for us"
+		return r
+	case s.Has("other") && server.Other.User == "":
+		r.Outcome, r.Reason = Skipped, server.Name+" has no second user"
+		return r
+	}
+
+	ctx, cancel := context.WithTimeoutCause(ctx, server.deadline(scenarioWait), errors.New("the scenario takes too long"))
+	defer cancel()
+	st := &state{ctx: ctx, server: server, folder: folder, peers: map[string]*peer{}, files: map[string]*client.File{}, requests: map[string]*request{}, settled: map[*client.File]bool{}}
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		r.Outcome, r.Failure = Failed, &Failure{Want: "a folder for the script", Got: err.Error()}
+		return r
+	}
+	file := filepath.Join(tmp, s.Name+".txt")
+	if err := os.WriteFile(file, []byte(s.Text), 0o644); err != nil {
+		r.Outcome, r.Failure = Failed, &Failure{Want: "a file for the script", Got: err.Error()}
+		return r
+	}
+	t := &scriptT{}
+	t.Run(s.Name, func(testscript.T) {
+		testscript.RunT(t, testscript.Params{
+			Files:       []string{file},
+			WorkdirRoot: tmp,
+			Cmds:        st.commands(),
+			Setup: func(e *testscript.Env) error {
+				e.Vars = append(e.Vars, "folder="+folder)
+				return nil
+			},
+		})
+	})
+	for _, p := range st.order {
+		p.conn.Drop()
+	}
+	switch {
+	case t.failed:
+		r.Outcome, r.Failure = Failed, st.failure(t.log.String())
+	case t.skipped != "":
+		r.Outcome, r.Reason = Skipped, t.skipped
+	default:
+		if f := st.violation(); f != nil {
+			r.Outcome, r.Failure = Failed, f
+		}
+	}
+	r.Transcript = st.transcript()
+	return r
+}
+
+// scriptT lets testscript run outside of go test. A script ends its goroutine
+// where it fails, as a test does.
+type scriptT struct {
+	log     strings.Builder
+	failed  bool
+	skipped string
+}
+
+func (t *scriptT) Skip(args ...any) {
+	t.skipped = fmt.Sprint(args...)
+	runtime.Goexit()
+}
+
+func (t *scriptT) Fatal(args ...any) {
+	t.Log(args...)
+	t.FailNow()
+}
+
+func (t *scriptT) Log(args ...any) { fmt.Fprintln(&t.log, args...) }
+
+func (t *scriptT) FailNow() {
+	t.failed = true
+	runtime.Goexit()
+}
+
+func (t *scriptT) Parallel()     {}
+func (t *scriptT) Verbose() bool { return true }
+
+func (t *scriptT) Run(_ string, f func(testscript.T)) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(t)
+	}()
+	<-done
+}
+
+// state is a scenario that runs.
+type state struct {
+	ctx      context.Context
+	server   *Server
+	folder   string // of the scenario, below the share
+	peers    map[string]*peer
+	order    []*peer // those that made a connection
+	files    map[string]*client.File
+	requests map[string]*request
+	settled  map[*client.File]bool // see Server.Settle
+	failed   *Failure
+}
+
+// peer is a tree connect with the session and the connection it is on.
+type peer struct {
+	name string
+	conn *client.Conn
+	sess *client.Session
+	tree *client.Tree
+}
+
+// request is a request that has a name in the script.
+type request struct {
+	*client.Pending
+	conn *client.Conn
+}
+
+// failure makes the Failure of a script that failed, from what its command left
+// or, when the script engine itself complains, from its log.
+func (st *state) failure(log string) *Failure {
+	f := st.failed
+	if f == nil {
+		f = &Failure{Want: "a script that can be read", Got: strings.TrimSpace(log)}
+	}
+	for line := range strings.Lines(log) {
+		// FAIL: /tmp/.../name.txt:12: message
+		if rest, ok := strings.CutPrefix(line, "FAIL: "); ok {
+			parts := strings.SplitN(rest, ":", 3)
+			if len(parts) == 3 {
+				fmt.Sscan(parts[1], &f.Line)
+				if st.failed == nil {
+					f.Got = strings.TrimSpace(parts[2])
+				}
+			}
+		}
+		if step, ok := strings.CutPrefix(line, "> "); ok && st.failed == nil {
+			f.Step = strings.TrimSpace(step)
+		}
+	}
+	return f
+}
+
+// violation is the first rule that any message of the scenario broke.
+func (st *state) violation() *Failure {
+	for _, p := range st.order {
+		for _, v := range p.conn.Violations() {
+			return &Failure{
+				Step: "every message of the server is held against the rules",
+				Want: "no violation on " + p.name + "'s connection",
+				Got:  v.Error(),
+				Last: around(p.conn.Lines(), "VIOLATION", 10),
+			}
+		}
+	}
+	return nil
+}
+
+func (st *state) transcript() string {
+	var b strings.Builder
+	for _, p := range st.order {
+		fmt.Fprintf(&b, "%s:\n", p.name)
+		for _, l := range p.conn.Lines() {
+			fmt.Fprintf(&b, "%s\n", l)
+		}
+	}
+	return b.String()
+}
+
+// around returns the lines up to the first that has what in it, at most n.
+func around(lines []string, what string, n int) []string {
+	for i, l := range lines {
+		if strings.Contains(l, what) {
+			lines = lines[:i+1]
+			break
+		}
+	}
+	return lines[max(0, len(lines)-n):]
+}
+
+// path is a path of the script as the server takes it: below the scenario's
+// folder, or below the share where it begins with /.
+func (st *state) path(p string) string {
+	p, root := strings.CutPrefix(p, "/")
+	if p == "." {
+		p = ""
+	}
+	if !root {
+		p = strings.TrimSuffix(st.folder+"/"+p, "/")
+	}
+	return strings.ReplaceAll(p, "/", `\`)
+}
+
+// answer waits for what must come.
+func (st *state) answer() (context.Context, context.CancelFunc) {
+	d := st.server.deadline(answerWait)
+	return context.WithTimeoutCause(st.ctx, d, fmt.Errorf("nothing came for %v", d))
+}

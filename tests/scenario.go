@@ -1,0 +1,141 @@
+package tests
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+//go:embed scenarios/*.txt
+var embedded embed.FS
+
+// Scenario is a script and what its head says.
+//
+//	# A file that is created on the server appears in Explorer's window.
+//	#
+//	# sections: MS-SMB2 3.3.5.19, 3.3.4.2; MS-FSCC 2.7.1
+//	# rules: 
+//	# needs: notify shell
+//	# samba: why Samba fails it and what it does instead
+type Scenario struct {
+	Name     string
+	Shows    string   // one sentence
+	Sections string   // what it rests on
+	Rules    []string // of notify-semantics.md
+	Needs    []string // see Needs
+	Samba    string   // why Samba differs, "" if it does not
+	Text     string
+}
+
+// Needs are what a scenario may need, with their meanings.
+var Needs = map[string]string{
+	"notify":  "CHANGE_NOTIFY that reports changes",
+	"pending": "CHANGE_NOTIFY that stays pending until CANCEL or CLOSE",
+	"shell":   "a shell on the server",
+	"other":   "a second user of the server",
+	"encrypt": "encryption",
+}
+
+// Has says that the scenario needs what.
+func (s *Scenario) Has(what string) bool { return slices.Contains(s.Needs, what) }
+
+// Scenarios returns the scenarios whose name matches one of the patterns
+// (path.Match, or a plain beginning), sorted by name; without a pattern all. A
+// non-empty dir is read instead of those in the program.
+func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
+	var fsys fs.FS = embedded
+	root := "scenarios"
+	if dir != "" {
+		fsys, root = os.DirFS(dir), "."
+	}
+	entries, err := fs.ReadDir(fsys, root)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Scenario
+	var names []string
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".txt")
+		if !ok {
+			continue
+		}
+		names = append(names, name)
+		if !matches(name, patterns) {
+			continue
+		}
+		text, err := fs.ReadFile(fsys, path.Join(root, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		s, err := parse(name, string(text))
+		if err != nil {
+			return nil, fmt.Errorf("read scenario %s: %w", filepath.Join(dir, e.Name()), err)
+		}
+		all = append(all, s)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no scenario matches %s; there are: %s", strings.Join(patterns, " "), strings.Join(names, " "))
+	}
+	return all, nil
+}
+
+func matches(name string, patterns []string) bool {
+	for _, p := range patterns {
+		if ok, _ := path.Match(p, name); ok || strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return len(patterns) == 0
+}
+
+// parse reads the head of a scenario: the comment lines it begins with.
+func parse(name, text string) (*Scenario, error) {
+	s := &Scenario{Name: name, Text: text}
+	var words []string
+	var last *string // the value that an indented line continues
+	for line := range strings.Lines(text) {
+		line, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "#")
+		if !ok {
+			break
+		}
+		indented := strings.HasPrefix(line, "   ")
+		line = strings.TrimSpace(line)
+		key, value, ok := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case indented && last != nil:
+			*last += " " + line
+		case ok && key == "sections":
+			s.Sections, last = value, &s.Sections
+		case ok && key == "samba":
+			s.Samba, last = value, &s.Samba
+		case ok && key == "rules":
+			s.Rules, last = strings.Fields(value), nil
+		case ok && key == "needs":
+			s.Needs, last = strings.Fields(value), nil
+		case line != "":
+			words = append(words, line)
+		}
+	}
+	s.Shows = strings.Join(words, " ")
+	switch {
+	case s.Shows == "":
+		return nil, errors.New("line 1: want a comment that says what it shows")
+	case s.Sections == "":
+		return nil, errors.New("want a comment line: # sections: MS-SMB2 ...")
+	case len(s.Rules) == 0:
+		return nil, errors.New("want a comment line: # rules: R-2.xx ...")
+	}
+	for _, n := range s.Needs {
+		if _, ok := Needs[n]; !ok {
+			return nil, fmt.Errorf("needs: %s is unknown; known are notify, pending, shell, other, encrypt", n)
+		}
+	}
+	return s, nil
+}

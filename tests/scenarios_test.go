@@ -1,0 +1,58 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"strings"
+	"testing"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/servers"
+)
+
+var pattern = flag.String("scenario", "", "run only the scenarios that match")
+
+// Every scenario is true of the protocol, so it passes on Samba, or its head says
+// why Samba differs; then it fails.
+func TestScenariosOnSamba(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts smbd")
+	}
+	ctx := job.With(context.Background(), &job.Job{})
+	server, stop, err := SambaServer(ctx)
+	if errors.Is(err, servers.ErrNoSamba) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	var patterns []string
+	if *pattern != "" {
+		patterns = strings.Fields(*pattern)
+	}
+	all, err := Scenarios("", patterns...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := Run(ctx, server, all, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		t.Run(r.Scenario.Name, func(t *testing.T) {
+			switch {
+			case r.Outcome == Skipped:
+				t.Skip(r.Reason)
+			case r.Outcome == Failed && r.Scenario.Samba == "":
+				t.Errorf("%v\n%s", r.Failure, strings.Join(r.Failure.Last, "\n"))
+			case r.Outcome == Failed:
+				t.Skipf("Samba differs: %s\n%v", r.Scenario.Samba, r.Failure)
+			case r.Scenario.Samba != "":
+				t.Errorf("it passes, and its head says that Samba differs: %s", r.Scenario.Samba)
+			}
+			t.Logf("%v", r.Time)
+		})
+	}
+}

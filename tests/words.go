@@ -1,0 +1,221 @@
+package tests
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"kbuild-run/gen/smb2"
+	"kbuild-run/tests/client"
+)
+
+// The words of scenario lines.
+
+// line is a command of a scenario: words, options, and the name behind "as".
+type line struct {
+	words   []string
+	options map[string]string
+	as      string
+}
+
+// readLine splits the arguments of a command. spec lists its options: "-tree"
+// stands alone, "-size N" has a value.
+func readLine(args []string, spec string) (*line, error) {
+	takes := map[string]bool{} // option: has a value
+	fields := strings.Fields(spec)
+	for i, f := range fields {
+		if strings.HasPrefix(f, "-") {
+			takes[f] = i+1 < len(fields) && !strings.HasPrefix(fields[i+1], "-")
+		}
+	}
+	l := &line{options: map[string]string{}}
+	for i := 0; i < len(args); i++ {
+		value, known := takes[args[i]]
+		switch {
+		case known && value && i+1 == len(args):
+			return nil, fmt.Errorf("%s wants a value", args[i])
+		case known && value:
+			l.options[args[i]] = args[i+1]
+			i++
+		case known:
+			l.options[args[i]] = "yes"
+		case args[i] == "as" && i+1 < len(args):
+			l.as = args[i+1]
+			i++
+		case strings.HasPrefix(args[i], "-"):
+			return nil, fmt.Errorf("unknown option %s; there are: %s", args[i], strings.Join(slices.Sorted(maps.Keys(takes)), " "))
+		default:
+			l.words = append(l.words, args[i])
+		}
+	}
+	return l, nil
+}
+
+// need is an error unless the line has from min to max words.
+func (l *line) need(min, max int, usage string) error {
+	if len(l.words) < min || len(l.words) > max {
+		return fmt.Errorf("usage: %s", usage)
+	}
+	return nil
+}
+
+func (l *line) has(option string) bool { return l.options[option] != "" }
+
+func (l *line) number(option string, otherwise uint64) (uint64, error) {
+	v, ok := l.options[option]
+	if !ok {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(v, 0, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%s %s: want a number", option, v)
+	}
+	return n, nil
+}
+
+var filters = map[string]smb2.CompletionFilter{
+	"name":         smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_DIR_NAME,
+	"all":          0xfff,
+	"file_name":    smb2.FILE_NOTIFY_CHANGE_FILE_NAME,
+	"dir_name":     smb2.FILE_NOTIFY_CHANGE_DIR_NAME,
+	"attributes":   smb2.FILE_NOTIFY_CHANGE_ATTRIBUTES,
+	"size":         smb2.FILE_NOTIFY_CHANGE_SIZE,
+	"last_write":   smb2.FILE_NOTIFY_CHANGE_LAST_WRITE,
+	"last_access":  smb2.FILE_NOTIFY_CHANGE_LAST_ACCESS,
+	"creation":     smb2.FILE_NOTIFY_CHANGE_CREATION,
+	"ea":           smb2.FILE_NOTIFY_CHANGE_EA,
+	"security":     smb2.FILE_NOTIFY_CHANGE_SECURITY,
+	"stream_name":  smb2.FILE_NOTIFY_CHANGE_STREAM_NAME,
+	"stream_size":  smb2.FILE_NOTIFY_CHANGE_STREAM_SIZE,
+	"stream_write": smb2.FILE_NOTIFY_CHANGE_STREAM_WRITE,
+}
+
+var rights = map[string]smb2.AccessMask{
+	"list":             smb2.FILE_READ_DATA,
+	"read_data":        smb2.FILE_READ_DATA,
+	"write_data":       smb2.FILE_WRITE_DATA,
+	"append_data":      smb2.FILE_APPEND_DATA,
+	"read_ea":          smb2.FILE_READ_EA,
+	"write_ea":         smb2.FILE_WRITE_EA,
+	"execute":          smb2.FILE_EXECUTE,
+	"delete_child":     smb2.FILE_DELETE_CHILD,
+	"read_attributes":  smb2.FILE_READ_ATTRIBUTES,
+	"write_attributes": smb2.FILE_WRITE_ATTRIBUTES,
+	"delete":           smb2.DELETE,
+	"read_control":     smb2.READ_CONTROL,
+	"write_dac":        smb2.WRITE_DAC,
+	"write_owner":      smb2.WRITE_OWNER,
+	"synchronize":      smb2.SYNCHRONIZE,
+	"maximum_allowed":  smb2.MAXIMUM_ALLOWED,
+	"generic_all":      smb2.GENERIC_ALL,
+	"generic_execute":  smb2.GENERIC_EXECUTE,
+	"generic_write":    smb2.GENERIC_WRITE,
+	"generic_read":     smb2.GENERIC_READ,
+}
+
+var dialects = map[string]smb2.Dialect{
+	"2.0.2": smb2.SMB20_PROT_ID,
+	"2.1":   smb2.SMB21_PROT_ID,
+	"3.0":   smb2.SMB30_PROT_ID,
+	"3.0.2": smb2.SMB302_PROT_ID,
+	"3.1.1": smb2.SMB311_PROT_ID,
+}
+
+var actions = map[string]smb2.FileAction{
+	"added":           smb2.FILE_ACTION_ADDED,
+	"removed":         smb2.FILE_ACTION_REMOVED,
+	"modified":        smb2.FILE_ACTION_MODIFIED,
+	"old":             smb2.FILE_ACTION_RENAMED_OLD_NAME,
+	"new":             smb2.FILE_ACTION_RENAMED_NEW_NAME,
+	"added_stream":    smb2.FILE_ACTION_ADDED_STREAM,
+	"removed_stream":  smb2.FILE_ACTION_REMOVED_STREAM,
+	"modified_stream": smb2.FILE_ACTION_MODIFIED_STREAM,
+}
+
+// bits reads names joined by commas, or a number.
+func bits[T ~uint32](what string, names map[string]T, text string) (T, error) {
+	if n, err := strconv.ParseUint(text, 0, 32); err == nil {
+		return T(n), nil
+	}
+	var all T
+	for name := range strings.SplitSeq(text, ",") {
+		v, ok := names[name]
+		if !ok {
+			return 0, fmt.Errorf("%s %s is unknown; there are: %s", what, name, strings.Join(slices.Sorted(maps.Keys(names)), " "))
+		}
+		all |= v
+	}
+	return all, nil
+}
+
+// watch reads the options of a CHANGE_NOTIFY on a connection.
+func (l *line) watch(c *client.Conn, filter smb2.CompletionFilter, size uint64) (w client.Watch, err error) {
+	w.Filter, w.Tree = filter, l.has("-tree")
+	if f, ok := l.options["-filter"]; ok {
+		if w.Filter, err = bits("filter", filters, f); err != nil {
+			return w, err
+		}
+	}
+	switch l.options["-size"] {
+	case "max":
+		w.Size = c.MaxTransactSize
+		return w, nil
+	case "max+1":
+		w.Size = c.MaxTransactSize + 1
+		return w, nil
+	}
+	n, err := l.number("-size", size)
+	w.Size = uint32(n)
+	return w, err
+}
+
+// records reads pairs of an action and a name.
+func records(words []string) ([]client.Change, error) {
+	if len(words)%2 != 0 {
+		return nil, fmt.Errorf("%q: want pairs of an action and a name", words)
+	}
+	var all []client.Change
+	for pair := range slices.Chunk(words, 2) {
+		a, ok := actions[pair[0]]
+		if !ok {
+			return nil, fmt.Errorf("action %s is unknown; there are: %s", pair[0], strings.Join(slices.Sorted(maps.Keys(actions)), " "))
+		}
+		all = append(all, client.Change{Action: a, Name: pair[1]})
+	}
+	return all, nil
+}
+
+// inWords are records as scripts write them.
+func inWords(changes []client.Change) string {
+	var words []string
+	for _, c := range changes {
+		word := c.Action.String()
+		for name, a := range actions {
+			if a == c.Action {
+				word = name
+			}
+		}
+		name := c.Name
+		if name == "" || strings.ContainsAny(name, " '#") {
+			name = "'" + strings.ReplaceAll(name, "'", "''") + "'"
+		}
+		words = append(words, word+" "+name)
+	}
+	return strings.Join(words, " ")
+}
+
+// same says whether two lists of records are the same, in this order or in any.
+func same(got, want []client.Change, anyOrder bool) bool {
+	if anyOrder {
+		less := func(a, b client.Change) int {
+			if a.Action != b.Action {
+				return int(a.Action) - int(b.Action)
+			}
+			return strings.Compare(a.Name, b.Name)
+		}
+		got, want = slices.SortedFunc(slices.Values(got), less), slices.SortedFunc(slices.Values(want), less)
+	}
+	return slices.Equal(got, want)
+}
