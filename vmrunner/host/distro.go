@@ -18,7 +18,7 @@ type Distro struct {
 type Family struct {
 	Name    string
 	ids     []string // values of ID and ID_LIKE
-	update  []string // command that refreshes the package lists
+	update  []string // command that gets the package lists
 	install []string // command that the packages follow
 	pkg     func(*Need) string
 }
@@ -84,8 +84,8 @@ func (f *Family) Install(pkgs []string, sudo ...string) *job.Cmd {
 	return f.command(slices.Concat(f.install, pkgs), sudo)
 }
 
-// Update returns the command that refreshes the package lists, or nil where
-// installing does that.
+// Update returns the command that gets the package lists, or nil where no step
+// needs any.
 func (f *Family) Update(sudo ...string) *job.Cmd {
 	if f.update == nil {
 		return nil

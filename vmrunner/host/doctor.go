@@ -70,8 +70,12 @@ func (h Host) Doctor(ctx context.Context, w io.Writer) error {
 			line("missing", f.Need.Name, "-", rest+"; get it: "+f.How(d))
 		}
 	}
-	for _, c := range []func(context.Context) check{accelerator, disk, memory} {
-		c := c(ctx)
+	if h.needsLists() {
+		missing++
+		line("missing", "package lists", "-", fmt.Sprintf("%-9s %s; get it: apt-get update", "rootfs", "which packages there are to download"))
+	}
+	for _, look := range []func(context.Context) check{accelerator, disk, memory} {
+		c := look(ctx)
 		mark := "there"
 		if c.short {
 			mark = "missing"

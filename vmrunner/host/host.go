@@ -49,7 +49,7 @@ type Host struct {
 }
 
 // sbin holds tools of ours that Debian keeps off the PATH of a plain user:
-// mkfs.ext4, depmod.
+// mke2fs, depmod.
 var sbin = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 
 // ExtendPath puts the sbin folders behind the PATH of this process, so that

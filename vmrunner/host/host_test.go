@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,7 +77,7 @@ const (
 
 // fake is a machine in a folder: its tools are shell scripts, its apt-get makes
 // the tool "bc" when the folder holds package lists, and writes what it was
-// asked to do to the file "log".
+// asked to do to the file "log". It has package lists unless "lists" is missing.
 type fake struct {
 	Host
 	t *testing.T
@@ -87,17 +88,16 @@ func newFake(t *testing.T, osRelease string, without ...string) fake {
 	f := fake{Host{Root: root, Path: []string{filepath.Join(root, "bin")}}, t}
 	f.write("etc/os-release", osRelease, 0o644)
 	for _, n := range Needs {
-		missing := n.Optional
-		for _, w := range without {
-			missing = missing || w == n.Name
-		}
 		switch {
-		case missing:
+		case n.Optional || slices.Contains(without, n.Name):
 		case n.Ask == nil:
 			f.write(n.Files[len(n.Files)-1], "", 0o644)
 		default:
 			f.write("bin/"+n.Name, "#!/bin/sh\necho "+n.Name+" 1.2.3\n", 0o755)
 		}
+	}
+	if !slices.Contains(without, "lists") {
+		f.write("var/lib/apt/lists/x_Packages", "", 0o644)
 	}
 	f.write("apt/apt-get", fmt.Sprintf(`#!/bin/sh
 cd %s || exit 1
@@ -146,17 +146,21 @@ const (
 
 func TestSetupInstalls(t *testing.T) {
 	for _, test := range []struct {
-		name, lists string
-		want        string // what apt-get was asked
+		name    string
+		without []string
+		old     bool   // the package lists are not what the mirror has
+		want    string // what apt-get was asked
 	}{
-		{"no package lists", "", aptUpdate + aptInstall + "bc\n"},
-		{"package lists", "x_Packages", aptInstall + "bc\n"},
-		{"old package lists", "y_Packages", aptInstall + "bc\n" + aptUpdate + aptInstall + "bc\n"},
+		{"all there", nil, false, ""},
+		{"no package lists", []string{"lists"}, false, aptUpdate},
+		{"no package lists, no bc", []string{"lists", "bc"}, false, aptUpdate + aptInstall + "bc\n"},
+		{"no bc", []string{"bc"}, false, aptInstall + "bc\n"},
+		{"old package lists, no bc", []string{"lists", "bc"}, true, aptInstall + "bc\n" + aptUpdate + aptInstall + "bc\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := newFake(t, debian, "bc")
-			if test.lists != "" {
-				f.write("var/lib/apt/lists/"+test.lists, "", 0o644)
+			f := newFake(t, debian, test.without...)
+			if test.old {
+				f.write("var/lib/apt/lists/y_Packages", "", 0o644)
 			}
 			if _, err := setup(t, f, false); err != nil {
 				t.Fatal(err)
@@ -179,9 +183,9 @@ func TestSetupPrints(t *testing.T) {
 		want            string
 	}{
 		{"nothing missing", debian, 0, nil, nil, ""},
-		{"root", debian, 0, []string{"bc", "stdio.h"}, nil,
+		{"root", debian, 0, []string{"bc", "stdio.h", "lists"}, nil,
 			"env DEBIAN_FRONTEND=noninteractive " + aptUpdate + "env DEBIAN_FRONTEND=noninteractive " + aptInstall + "libc6-dev bc\n"},
-		{"user", debian, 1000, []string{"bc"}, nil,
+		{"user", debian, 1000, []string{"bc", "lists"}, nil,
 			"sudo env DEBIAN_FRONTEND=noninteractive " + aptUpdate + "sudo env DEBIAN_FRONTEND=noninteractive " + aptInstall + "bc\n"},
 		{"optional", fedora, 0, nil, []string{"smbclient", "b4"},
 			"dnf install -y --setopt=install_weak_deps=False samba-client b4\n"},
@@ -212,8 +216,9 @@ func TestSetupErrors(t *testing.T) {
 		name, osRelease, without string
 		wantErr, wantOut         string // regular expressions
 	}{
-		{"only prints on Fedora", fedora, "bc", `Fedora Linux 43.*run the commands above$`, `^dnf install .* bc\n$`},
+		{"only prints on Fedora", fedora, "bc", `on Debian only, this is Fedora Linux 43; run the commands above$`, `^dnf install .* bc\n$`},
 		{"unknown distribution", "ID=arch\n", "bc", `unnamed distribution.*install bc$`, `^$`},
+		{"no package at all", fedora, "apt-get", `^find apt-get: only Debian`, `^$`},
 		{"no package is good enough", debian, "go", `^find go: .*go\.dev/dl`, `^$`},
 		{"the package does not bring it", debian, "flex", `^install flex: not there after`, `^$`},
 	} {

@@ -52,7 +52,11 @@ var Needs = []Need{
 
 	{Name: "cpio", Step: "rootfs", For: "initramfs sources of the kernel's build",
 		Ask: []string{"--version"}, Debian: "cpio", Fedora: "cpio", SUSE: "cpio"},
-	{Name: "mkfs.ext4", Step: "vmrunner", For: "file system of the exported share",
+	{Name: "apt-get", Step: "rootfs", For: "downloads ksmbd-tools for the guest, kernel sources",
+		Ask: []string{"--version"}, Debian: "apt", From: "only Debian and its relatives have it: use one, or a container of one"},
+	{Name: "dpkg-deb", Step: "rootfs", For: "unpacks ksmbd-tools and its libraries into the image",
+		Ask: []string{"--version"}, Debian: "dpkg", Fedora: "dpkg", SUSE: "dpkg"},
+	{Name: "mke2fs", Step: "rootfs", For: "file system of the exported share",
 		Ask: []string{"-V"}, Debian: "e2fsprogs", Fedora: "e2fsprogs", SUSE: "e2fsprogs"},
 	{Name: "qemu-system-x86_64", Step: "vmrunner", For: "runs the guest",
 		Ask: []string{"--version"}, Debian: "qemu-system-x86", Fedora: "qemu-system-x86-core", SUSE: "qemu-x86"},

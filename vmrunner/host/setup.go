@@ -71,14 +71,15 @@ func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error
 	}
 	return j.Step("set up host", func(s *job.Step) error {
 		all := h.LookAll(ctx, want)
-		if len(Missing(all)) == 0 {
+		pkgs, err := h.packages(all)
+		if err != nil {
+			h.printCommands(j, pkgs)
+			return err
+		}
+		if len(pkgs) == 0 && !h.needsLists() {
 			s.Cached()
 			s.Note("all %d needs are there", len(all))
 			return nil
-		}
-		pkgs, err := h.packages(all)
-		if err != nil {
-			return err
 		}
 		if err := h.install(ctx, s, pkgs); err != nil {
 			return err
@@ -87,25 +88,28 @@ func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error
 			return fmt.Errorf("install %s: not there after its package came: %s", m.Need.Name, m.How(h.Distro()))
 		}
 		s.Note("installed %s", strings.Join(pkgs, " "))
+		if len(pkgs) == 0 {
+			s.Note("got the package lists")
+		}
 		return nil
 	})
 }
 
-// packages returns what to install, or an error that says what no package
+// packages returns what to install, and an error that says what no package
 // gives.
 func (h Host) packages(all []Found) ([]string, error) {
 	d := h.Distro()
 	missing := Missing(all)
-	if d.Family == nil && len(missing) > 0 {
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	if d.Family == nil {
 		var names []string
 		for _, m := range missing {
 			names = append(names, m.Need.Name)
 		}
 		return nil, fmt.Errorf("choose packages for %s: only Debian, Fedora, openSUSE and their relatives are known; install %s",
 			d.Name, strings.Join(names, ", "))
-	}
-	if len(missing) == 0 {
-		return nil, nil
 	}
 	pkgs, byHand := d.Family.Packages(all)
 	for _, m := range byHand {
@@ -116,7 +120,7 @@ func (h Host) packages(all []Found) ([]string, error) {
 
 // printCommands prints for root what installs pkgs.
 func (h Host) printCommands(j *job.Job, pkgs []string) {
-	if len(pkgs) == 0 || j.Out == nil {
+	if j.Out == nil {
 		return
 	}
 	var sudo []string
@@ -124,21 +128,25 @@ func (h Host) printCommands(j *job.Job, pkgs []string) {
 		sudo = []string{"sudo"}
 	}
 	f := h.Distro().Family
-	if u := f.Update(sudo...); u != nil && !h.haveLists() {
-		fmt.Fprintln(j.Out, u)
+	if h.needsLists() {
+		fmt.Fprintln(j.Out, f.Update(sudo...))
 	}
-	fmt.Fprintln(j.Out, f.Install(pkgs, sudo...))
+	if len(pkgs) > 0 {
+		fmt.Fprintln(j.Out, f.Install(pkgs, sudo...))
+	}
 }
 
-// haveLists reports whether apt has package lists: images of Debian for
-// containers come without.
-func (h Host) haveLists() bool {
+// needsLists reports whether apt lacks package lists, without which it knows
+// nothing to install or download: images of Debian for containers have none.
+func (h Host) needsLists() bool {
+	if f := h.Distro().Family; f == nil || f.update == nil {
+		return false
+	}
 	lists, _ := filepath.Glob(h.file("/var/lib/apt/lists/*_Packages*"))
-	return len(lists) > 0
+	return len(lists) == 0
 }
 
 func (h Host) install(ctx context.Context, s *job.Step, pkgs []string) error {
-	j := job.From(ctx)
 	d := h.Distro()
 	var sudo []string
 	if h.euid() != 0 {
@@ -146,14 +154,14 @@ func (h Host) install(ctx context.Context, s *job.Step, pkgs []string) error {
 	}
 	var why error
 	if d.Family.update == nil {
-		why = fmt.Errorf("on %s it only prints them", d.Name)
+		why = fmt.Errorf("setup installs on Debian only, this is %s", d.Name)
 	} else if sudo != nil {
 		if _, err := job.Command("sudo", "-n", "true").Probe(ctx); err != nil {
 			why = errors.New("neither root nor a sudo without password")
 		}
 	}
 	if why != nil {
-		h.printCommands(j, pkgs)
+		h.printCommands(job.From(ctx), pkgs)
 		return fmt.Errorf("install packages: %w; run the commands above", why)
 	}
 
@@ -161,20 +169,25 @@ func (h Host) install(ctx context.Context, s *job.Step, pkgs []string) error {
 		c.Line = func(l string) { s.Progress("%s", l) }
 		return c.Run(ctx)
 	}
-	if !h.haveLists() {
-		if err := run(d.Family.Update(sudo...)); err != nil {
+	update, install := d.Family.Update(sudo...), d.Family.Install(pkgs, sudo...)
+	fresh := h.needsLists()
+	if fresh {
+		if err := run(update); err != nil {
 			return err
 		}
-		return run(d.Family.Install(pkgs, sudo...))
 	}
-	if run(d.Family.Install(pkgs, sudo...)) == nil {
+	if len(pkgs) == 0 {
 		return nil
 	}
-	// Old lists name packages that the mirror has replaced since.
-	if err := run(d.Family.Update(sudo...)); err != nil {
+	err := run(install)
+	if err == nil || fresh || ctx.Err() != nil {
 		return err
 	}
-	return run(d.Family.Install(pkgs, sudo...))
+	// Old lists name packages that the mirror has replaced since.
+	if err := run(update); err != nil {
+		return err
+	}
+	return run(install)
 }
 
 // How says how to get what is missing.
