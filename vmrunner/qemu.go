@@ -24,10 +24,11 @@ import (
 
 const qemuBinary = "qemu-system-x86_64"
 
-// cmdline is the kernel's command line. panic=-1 with QEMU's -no-reboot makes a
+// cmdline is the kernel's command line. After an oops the program that met it often
+// hangs for good: oops=panic ends the guest instead. panic=-1 with QEMU's -no-reboot makes a
 // panic end QEMU at once; reboot=t is the way to restart that needs no firmware;
 // devkmsg=on keeps the agent's lines from being limited.
-var cmdline = []string{"console=ttyS0", "panic=-1", "reboot=t", "printk.devkmsg=on"}
+var cmdline = []string{"console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "printk.devkmsg=on"}
 
 // machine is a running QEMU.
 type machine struct {

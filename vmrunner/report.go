@@ -49,7 +49,7 @@ var rules = []rule{
 	{"UBSAN", re(`^UBSAN: (.+)`), "UBSAN: $1", endRule},
 
 	{"soft lockup", re(`^(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck for \d+s! \[(.+?):\d+\]`), "soft lockup in $1", endPause},
-	{"hard lockup", re(`^(?:watchdog: )?(?:Watchdog detected hard LOCKUP|CPU\d+: Watchdog detected hard LOCKUP)`), "hard lockup", endPause},
+	{"hard lockup", re(`^(?:NMI watchdog: |watchdog: )?(?:Watchdog detected hard LOCKUP|CPU\d+: Watchdog detected hard LOCKUP)`), "hard lockup", endPause},
 	{"hung task", re(`^INFO: task (\S+?):\d+ blocked (?:in I/O wait )?for more than \d+ seconds`), "hung task: $1", endTask},
 	{"RCU stall", re(`^(?:rcu: )?INFO: (rcu\w*) (?:self-)?detected (?:expedited )?stalls? on`), "$1 stall", endPause},
 	{"workqueue lockup", re(`^BUG: workqueue lockup`), "workqueue lockup", endPause},
@@ -57,11 +57,13 @@ var rules = []rule{
 	{"lockdep", re(`^WARNING: (possible (?:circular|recursive|irq lock inversion).*?|inconsistent lock state|bad unlock balance|bad contention|held lock freed|lock held (?:when|at).*?|suspicious RCU usage|Nested lock was not taken|.*-safe -> .*-unsafe lock order|nested lock|invalid wait context)(?: detected)?!?$`), "lockdep: $1", endTask},
 	{"lockdep", re(`^\[ BUG: (Invalid wait context) \]`), "lockdep: $1", endTask},
 	{"lockdep", re(`^BUG: (MAX_LOCK\w+ too low|MAX_STACK\w+ too low|.*lock held.*?|invalid wait context)!?$`), "lockdep: $1", endTask},
+	{"lockdep", re(`^WARNING: \S+/\d+ still has locks held!`), "lockdep: locks still held", endTask},
 	{"lockdep", re(`^INFO: (trying to register non-static key|lockdep is turned off)`), "lockdep: $1", endTask},
 	{"lockdep", re(`^DEBUG_LOCKS_WARN_ON\((.+)\)`), "lockdep: DEBUG_LOCKS_WARN_ON($1)", endTrace},
 
 	{"list corruption", re(`^(list_add|list_del|hlist_\w+|plist\w*) corruption\b`), "$1 corruption", endTrace},
 	{"refcount", re(`^refcount_t: (.+?)\.?$`), "refcount_t: $1", endTrace},
+	{"ODEBUG", re(`^ODEBUG: (.+?) \(active state \d+\).* object type: (\S+)`), "ODEBUG: $1 $2", endTrace},
 	{"BUG", re(`^BUG: scheduling while atomic: (.+?)/\d+/0x`), "scheduling while atomic: $1", endTask},
 	{"BUG", re(`^BUG: sleeping function called from invalid context at (\S+?):\d+`), "sleeping function called from invalid context at $1", endTask},
 	{"BUG", re(`^BUG: kernel NULL pointer dereference`), "NULL pointer dereference in {fn}", endTrace},
@@ -75,14 +77,14 @@ var rules = []rule{
 	{"Oops", re(`^Oops: [0-9a-fA-F]+ \[#\d+\]`), "Oops in {fn}", endTrace},
 	{"Oops", re(`^(divide error|invalid opcode|stack segment|double fault|int3|alignment check|bounds|traps: PANIC)(?:: [0-9a-f]{4} \[#\d+\]|:)`), "$1 in {fn}", endTrace},
 	{"WARNING", re(`^WARNING: CPU: \d+ PID: \d+ at \S+:\d+ ([\w.]+)\+0x`), "WARNING in $1", endTrace},
-	{"WARNING", re(`^WARNING: (?:\[.*\] )?\S+:\d+ at ([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+, CPU#\d+: `), "WARNING in $1", endTrace},
+	{"WARNING", re(`^WARNING: (?:\[.*\] )?(?:\S+:\d+ )?at ([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\S+\])?, CPU#\d+: `), "WARNING in $1", endTrace},
 	{"WARNING", re(`^WARNING: CPU: \d+ PID: \d+ at (\S+):\d+`), "WARNING at $1", endTrace},
 	{"WARNING", re(`^WARNING: (.+)`), "WARNING: $1", endTask},
 	{"kmemleak", re(`^kmemleak: \d+ new suspected memory leaks?`), "kmemleak: new suspected memory leaks", endLine},
 	{"kmemleak", re(`^BUG: memory leak`), "memory leak", endPause},
 	{"kmemleak", re(`^unreferenced object 0x[0-9a-f]+ \(size (\d+)\)`), "unreferenced object of $1 bytes", endPause},
 	{"OOM", re(`^(\S+) invoked oom-killer:`), "out of memory: $1 invoked oom-killer", endPause},
-	{"panic", re(`^Kernel panic - not syncing: (.+)`), "panic: $1", endLine},
+	{"panic", re(`^Kernel panic - not syncing: (.+)`), "panic: $1", endTask},
 }
 
 func re(s string) *regexp.Regexp { return regexp.MustCompile(s) }
@@ -95,7 +97,7 @@ const (
 var (
 	stampRE = re(`^(?:<\d+>)?\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?`)
 	ripRE   = re(`^RIP: [0-9a-f]{4}:([\w.]+)\+0x`)
-	vagueRE = re(`(\b0x[0-9a-f]+\b|\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b[0-9a-f]{16}\b)`)
+	vagueRE = re(`\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b0x[0-9a-f]+\b|\b[0-9a-f]{16}\b|\[[0-9a-f]{8}\]|/\d+\b`)
 )
 
 // cutStamp splits a line into the kernel's time stamp, "" if there is none, and
@@ -180,10 +182,14 @@ func (s *scanner) feed(line string) {
 		}
 		return
 	}
-	// What comes before the first line of a report.
-	if text == "------------[ cut here ]------------" || isRule(text) {
+	// What comes before the first line of a report: "cut here" and the text
+	// of a WARN(), the rule above a splat of lockdep.
+	switch {
+	case text == "------------[ cut here ]------------" || isRule(text):
 		s.before = []string{line}
-	} else {
+	case 0 < len(s.before) && len(s.before) < 8:
+		s.before = append(s.before, line)
+	default:
 		s.before = nil
 	}
 }
@@ -268,7 +274,7 @@ func (s *scanner) finish() {
 	s.lines = nil
 }
 
-// tidy removes addresses and offsets.
+// tidy removes addresses, offsets and pids.
 func tidy(title string) string {
 	return strings.Join(strings.Fields(vagueRE.ReplaceAllString(title, "")), " ")
 }
