@@ -29,8 +29,9 @@ func (r *Report) Markdown(w io.Writer) error {
 	fmt.Fprintf(&b, "# %s\n\n%s\n", cell(title), cell(r.Verdict()))
 	r.scenarios(&b)
 	r.kernels(&b)
-	r.reasons(&b)
+	r.failures(&b)
 	r.complaints(&b)
+	r.remarks(&b)
 	r.made(&b)
 	r.steps(&b)
 	if r.Command != "" {
@@ -53,11 +54,7 @@ func (r *Report) scenarios(b *bytes.Buffer) {
 	for _, s := range r.Scenarios {
 		row := []string{s.Name}
 		for i, c := range r.Columns {
-			var res Result
-			if i < len(s.Results) {
-				res = s.Results[i]
-			}
-			row = append(row, s.cell(&c, res))
+			row = append(row, s.cell(&c, s.result(i)))
 		}
 		rows = append(rows, row)
 	}
@@ -131,49 +128,79 @@ func (r *Report) kernels(b *bytes.Buffer) {
 // short is a hash as git shortens it.
 func short(hash string) string { return hash[:min(len(hash), 12)] }
 
-// reasons writes what a cell of the table has no room for.
-func (r *Report) reasons(b *bytes.Buffer) {
-	head := "\n## Scenarios\n"
+// failures writes what went wrong, a section a scenario.
+func (r *Report) failures(b *bytes.Buffer) {
+	head := "\n## Failures\n"
+	section := func(format string, args ...any) {
+		b.WriteString(head)
+		head = ""
+		fmt.Fprintf(b, format, args...)
+	}
 	for _, c := range r.Columns {
 		if c.Failure != "" {
-			b.WriteString(head)
-			head = ""
-			fmt.Fprintf(b, "\n%s: the server fails:\n\n%s", cell(c.Name), fence(c.Failure))
+			section("\n### %s: the server fails\n\n%s", cell(c.Name), fence(c.Failure))
 		}
 	}
 	for _, s := range r.Scenarios {
-		var parts bytes.Buffer
 		for i, c := range r.Columns {
-			if i >= len(s.Results) || s.Results[i].Reason == "" {
+			res := s.result(i)
+			what, status, detail := s.check(&c, res)
+			if status != Failed {
 				continue
 			}
-			res := s.Results[i]
-			what, _, _ := s.check(&c, res)
-			at := ""
+			section("\n### %s: %s %s\n", cell(c.Name), cell(s.Name), what)
+			if s.Shows != "" {
+				fmt.Fprintf(b, "\n%s", cell(s.Shows))
+				if s.Sections != "" {
+					fmt.Fprintf(b, " (%s)", cell(s.Sections))
+				}
+				b.WriteByte('\n')
+			}
+			if detail != "" {
+				fmt.Fprintf(b, "\n%s", fence(detail))
+			}
 			if res.Folder != "" {
-				at = "; see " + oneLine(res.Folder)
+				fmt.Fprintf(b, "\nEvidence: %s\n", cell(res.Folder))
 			}
-			if !strings.Contains(strings.TrimSpace(res.Reason), "\n") {
-				fmt.Fprintf(&parts, "\n%s: %s: %s%s\n", cell(c.Name), what, cell(res.Reason), at)
+		}
+	}
+}
+
+// remarks writes the reasons of what is no failure, like ones together: that all
+// scenarios fail in one way without the series is worth one line.
+func (r *Report) remarks(b *bytes.Buffer) {
+	var order []string
+	names := map[string][]string{}
+	for i, c := range r.Columns {
+		for _, s := range r.Scenarios {
+			what, status, detail := s.check(&c, s.result(i))
+			if status == Failed || detail == "" || c.Failure != "" && s.result(i).Status == NotRun {
 				continue
 			}
-			fmt.Fprintf(&parts, "\n%s: %s%s:\n\n%s", cell(c.Name), what, at, fence(res.Reason))
-		}
-		if parts.Len() == 0 {
-			continue
-		}
-		b.WriteString(head)
-		head = ""
-		fmt.Fprintf(b, "\n### %s\n", cell(s.Name))
-		if s.Shows != "" {
-			fmt.Fprintf(b, "\n%s", cell(s.Shows))
-			if s.Sections != "" {
-				fmt.Fprintf(b, " (%s)", cell(s.Sections))
+			key := fmt.Sprintf("%s: %s: %s", cell(c.Name), what, cell(gist(detail)))
+			if names[key] == nil {
+				order = append(order, key)
 			}
-			b.WriteByte('\n')
+			names[key] = append(names[key], cell(s.Name))
 		}
-		parts.WriteTo(b)
 	}
+	if len(order) == 0 {
+		return
+	}
+	b.WriteString("\n## Remarks\n\n")
+	for _, key := range order {
+		fmt.Fprintf(b, "- %s (%s)\n", key, strings.Join(names[key], ", "))
+	}
+}
+
+// gist is a reason on one line, without the step of the script that it names
+// first: the same thing goes wrong in different lines of different scripts.
+func gist(reason string) string {
+	lines := strings.Split(strings.TrimSpace(reason), "\n")
+	if len(lines) > 1 && strings.HasPrefix(lines[0], "line ") {
+		lines = lines[1:]
+	}
+	return strings.Join(lines, "; ")
 }
 
 // complaints quotes the kernel.

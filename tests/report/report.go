@@ -97,6 +97,14 @@ type Result struct {
 	Folder string        `json:"folder,omitempty"` // of the evidence, in the report's folder
 }
 
+// result is the cell of column i.
+func (s *Scenario) result(i int) Result {
+	if i < len(s.Results) {
+		return s.Results[i]
+	}
+	return Result{}
+}
+
 // Check is one thing the run had to show.
 type Check struct {
 	Column string
@@ -128,10 +136,7 @@ func (r *Report) checkColumn(i int) []Check {
 	}
 	all := []Check{up}
 	for _, s := range r.Scenarios {
-		var result Result
-		if i < len(s.Results) {
-			result = s.Results[i]
-		}
+		result := s.result(i)
 		what, status, detail := s.check(c, result)
 		all = append(all, Check{c.Name, s.Name, s.Name + " " + what, status, result.Time, detail})
 	}
@@ -208,7 +213,7 @@ func (r *Report) count(column string, status Status) (n int) {
 			continue
 		}
 		for _, s := range r.Scenarios {
-			if i < len(s.Results) && s.Results[i].Status == status {
+			if s.result(i).Status == status {
 				n++
 			}
 		}
@@ -236,7 +241,7 @@ func (r *Report) Verdict() string {
 		for _, s := range r.Scenarios {
 			switch {
 			case c.Role != Before || !s.NeedsSeries:
-			case i < len(s.Results) && s.Results[i].Status == Failed:
+			case s.result(i).Status == Failed:
 				must++
 			default:
 				untried++
