@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kbuild-run/gen"
+	"kbuild-run/kconfigs"
 	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
@@ -25,6 +26,7 @@ var commands = []func() *cobra.Command{
 	host.Doctor,
 	gen.Command,
 	patches.Command,
+	kconfigs.Command,
 	cache.Command,
 }
 

@@ -1,0 +1,320 @@
+package kconfigs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"kbuild-run/patches"
+	"kbuild-run/patches/cache"
+	"kbuild-run/patches/job"
+)
+
+// tools that Kbuild runs. What else it needs are headers, which it names itself.
+var tools = []string{"make", "gcc", "ld", "flex", "bison", "bc"}
+
+// Space that a build folder and the kernel taken from it need.
+const buildSpace = 2 << 30
+
+// environment makes the kernel depend on nothing but the source, the config and
+// the compiler (Documentation/kbuild/reproducible-builds.rst). What a make around
+// us hands to its children is taken back: the number of jobs is ours.
+var environment = []string{
+	"KBUILD_BUILD_TIMESTAMP=1991-09-17 00:00:00 UTC", "KBUILD_BUILD_USER=kbuild-run", "KBUILD_BUILD_HOST=localhost",
+	"KBUILD_BUILD_VERSION=1", "LC_ALL=C", "MAKEFLAGS=", "MFLAGS=", "MAKELEVEL=",
+}
+
+// folder is a build folder: O= of one base, set of fragments and compiler.
+type folder struct {
+	tree, dir string
+	expected  string // file with the number of objects of a build from nothing
+}
+
+func openFolder(t *patches.Tree, names []string, cc string) (*folder, error) {
+	set := strings.ReplaceAll(strings.Join(names, "+"), "/", "_")
+	dir, err := cache.Path("builds", t.Base+"-"+cache.Key(t.Repository(), set, cc))
+	if err != nil {
+		return nil, err
+	}
+	return &folder{dir: dir, expected: filepath.Join(filepath.Dir(dir), "objects-"+set)}, nil
+}
+
+// make returns a make command on the tree. The variables stand on the command
+// line, where they win over the environment's.
+func (f *folder) make(args ...string) *job.Cmd {
+	all := append([]string{"-C", f.tree, "O=" + f.dir, "-j" + strconv.Itoa(runtime.NumCPU()),
+		"ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION=", "KCFLAGS="}, args...)
+	return job.Command("make", all...).With(environment...)
+}
+
+// build builds k into dir, adds to meta what it found out, and returns how many
+// objects were compiled.
+func build(ctx context.Context, s *job.Step, k *Kernel, want []line, dir string, meta map[string]string) (objects int, err error) {
+	if err := needs(); err != nil {
+		return 0, err
+	}
+	if err := cache.NeedSpace(buildSpace); err != nil {
+		return 0, err
+	}
+	f, release, err := enter(ctx, s, k.Tree, k.Fragments, k.Compiler)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	if err := f.configure(ctx, s, want); err != nil {
+		return 0, err
+	}
+	if objects, err = f.compile(ctx, s); err != nil {
+		return 0, err
+	}
+	s.Progress("install modules")
+	modules := filepath.Join(dir, "modules")
+	if err := f.make("INSTALL_MOD_PATH="+modules, "modules_install").Run(ctx); err != nil {
+		return 0, err
+	}
+	for from, to := range map[string]string{"arch/x86/boot/bzImage": "bzImage", "vmlinux": "vmlinux", ".config": "config", "System.map": "System.map"} {
+		if err := copyFile(ctx, filepath.Join(f.dir, from), filepath.Join(dir, to)); err != nil {
+			return 0, fmt.Errorf("keep %s: %w", to, err)
+		}
+	}
+	if job.From(ctx).DryRun {
+		meta["release"] = "RELEASE"
+		return 0, nil
+	}
+	r, err := os.ReadFile(filepath.Join(f.dir, "include/config/kernel.release"))
+	if err != nil {
+		return 0, err
+	}
+	meta["release"] = strings.TrimSpace(string(r))
+	// Links into the build folder mean nothing in a guest.
+	for _, link := range []string{"build", "source"} {
+		if err := os.Remove(filepath.Join(modules, "lib/modules", meta["release"], link)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+	}
+	return objects, nil
+}
+
+// enter puts the tree in place and takes the build folder, until release.
+func enter(ctx context.Context, s *job.Step, t *patches.Tree, names []string, cc string) (f *folder, release func(), err error) {
+	if f, err = openFolder(t, names, cc); err != nil {
+		return nil, nil, err
+	}
+	s.Progress("check out %s", t)
+	tree, done, err := t.Checkout(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	f.tree = tree
+	if job.From(ctx).DryRun {
+		return f, done, nil
+	}
+	unlock, err := cache.Lock(ctx, f.dir)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	release = func() { unlock(); done() }
+	if err = os.MkdirAll(f.dir, 0o755); err == nil {
+		err = cache.WriteMeta(f.dir, map[string]string{"what": "objects of " + t.Base + ", " + strings.Join(names, "+"), "compiler": cc})
+	}
+	if err == nil {
+		err = f.mend()
+	}
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return f, release, nil
+}
+
+// configure makes .config and checks that nothing asked for is lost. A .config
+// that does not change keeps its date.
+func (f *folder) configure(ctx context.Context, s *job.Step, want []line) error {
+	s.Progress("configure")
+	request := filepath.Join(f.dir, "request.config")
+	if job.From(ctx).DryRun {
+		fmt.Fprintf(job.From(ctx).Out, "mkdir -p %s && cat > %s <<'EOF'\n%sEOF\n", job.Quote(f.dir), job.Quote(request), text(want))
+	} else if err := os.WriteFile(request, []byte(text(want)), 0o644); err != nil {
+		return err
+	}
+	if err := f.make("KCONFIG_ALLCONFIG="+request, "allnoconfig").Run(ctx); err != nil {
+		return err
+	}
+	if err := f.make("olddefconfig").Run(ctx); err != nil || job.From(ctx).DryRun {
+		return err
+	}
+	c, err := readConfig(f.dir)
+	if err != nil {
+		return err
+	}
+	if lost := c.lost(want); len(lost) > 0 {
+		return fmt.Errorf("configure the kernel: %w", lostError(f.tree, c, lost))
+	}
+	return nil
+}
+
+// compiled is how Kbuild names an object it makes.
+var compiled = regexp.MustCompile(`^  (CC|AS)( \[M\])? `)
+
+// compile builds the kernel and its modules and returns how many objects were
+// compiled.
+func (f *folder) compile(ctx context.Context, s *job.Step) (objects int, err error) {
+	about := ""
+	_, err = os.Stat(filepath.Join(f.dir, "vmlinux"))
+	whole := errors.Is(err, os.ErrNotExist)
+	if n, err := os.ReadFile(f.expected); err == nil && whole {
+		about = fmt.Sprintf(" of about %s", strings.TrimSpace(string(n)))
+	}
+	// Each target's output in one piece, so that an error keeps its lines.
+	c := f.make("--output-sync=target", "bzImage", "modules")
+	var e complaints
+	c.Line = func(l string) {
+		if compiled.MatchString(l) {
+			objects++
+		}
+		e.line(l)
+		s.Progress("%d%s objects", objects, about)
+	}
+	if !job.From(ctx).DryRun {
+		if err := os.WriteFile(f.mark(), nil, 0o644); err != nil {
+			return 0, err
+		}
+	}
+	err = c.Run(ctx)
+	switch {
+	case job.From(ctx).DryRun:
+		return 0, err
+	case err == nil && whole:
+		if err := os.WriteFile(f.expected, []byte(strconv.Itoa(objects)+"\n"), 0o644); err != nil {
+			return 0, err
+		}
+	}
+	if !killed(err) {
+		os.Remove(f.mark())
+	}
+	if err != nil && ctx.Err() == nil && len(e.text) > 0 {
+		return 0, job.Failed(fmt.Errorf("compile the kernel:\n%s", strings.Join(e.text, "\n")))
+	}
+	return objects, err
+}
+
+// mark is a file that is there while make runs.
+func (f *folder) mark() string { return filepath.Join(f.dir, "build-unfinished") }
+
+// killed says that make had no time to remove the targets it was at.
+func killed(err error) bool {
+	var x *exec.ExitError
+	return err != nil && (!errors.As(err, &x) || x.ExitCode() < 0)
+}
+
+// torn is how long before its end a dying machine or make may have left half a
+// file: more than ext4's 30 s until written data reach the disk.
+const torn = time.Minute
+
+// mend removes the files that were made last before a build was killed.
+func (f *folder) mend() error {
+	if _, err := os.Stat(f.mark()); err != nil {
+		return nil
+	}
+	made := map[string]time.Time{}
+	var last time.Time
+	err := filepath.WalkDir(f.dir, func(name string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		switch d.Name() {
+		case ".config", "request.config", "metadata.json", filepath.Base(f.mark()):
+			return nil
+		}
+		if made[name] = fi.ModTime(); fi.ModTime().After(last) {
+			last = fi.ModTime()
+		}
+		return nil
+	})
+	for name, at := range made {
+		if err == nil && last.Sub(at) < torn {
+			err = os.Remove(name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("mend the build folder %s: %w", f.dir, err)
+	}
+	return os.Remove(f.mark())
+}
+
+// complaints keeps what compilers and linkers find wrong with the source.
+type complaints struct {
+	text []string
+	in   bool
+}
+
+var (
+	// "fs/smb/server/vfs.c:12:3: error: ...", modpost's "ERROR: ...", ld's
+	// "vfs.c:(.text+0x12): undefined reference to ...".
+	complaint = regexp.MustCompile(`: (fatal )?error: |^ERROR: |undefined reference to |multiple definition of |^\S+\.[chS]:\d+:\d+: (fatal )?error`)
+	progress  = regexp.MustCompile(`^(  [A-Z][A-Z0-9_]+( \[M\])? |make(\[\d+\])?: )`)
+)
+
+// line takes one line of make's output: a complaint lasts until make speaks
+// again, so that the source line and the arrow stay with it.
+func (e *complaints) line(l string) {
+	switch {
+	case complaint.MatchString(l):
+		e.in = true
+	case progress.MatchString(l):
+		e.in = false
+	}
+	if e.in && len(e.text) < 40 {
+		e.text = append(e.text, l)
+	}
+}
+
+// needs says which tools are missing.
+func needs() error {
+	var missing []string
+	for _, t := range tools {
+		if _, err := exec.LookPath(t); err != nil {
+			missing = append(missing, t)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("build the kernel: %s is not installed; install it with: kbuild-run setup", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// copyFile copies a file, or prints the command that would.
+func copyFile(ctx context.Context, from, to string) error {
+	if j := job.From(ctx); j.DryRun {
+		fmt.Fprintln(j.Out, "cp", job.Quote(from), job.Quote(to))
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return err
+	}
+	return out.Close()
+}
