@@ -31,6 +31,7 @@ const (
 	Passed  Outcome = "passed"
 	Failed  Outcome = "failed"
 	Skipped Outcome = "skipped"
+	Differs Outcome = "differs" // failed, as the scenario says of this kind of server
 )
 
 // Result is a scenario on a server.
@@ -38,7 +39,7 @@ type Result struct {
 	Scenario *Scenario
 	Server   *Server
 	Outcome  Outcome
-	Reason   string // why it was skipped
+	Reason   string // why it was skipped, or how the server differs
 	Failure  *Failure
 	Time     time.Duration
 
@@ -218,6 +219,16 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 		}
 	}
 	r.Transcript = st.transcript()
+	if differs := s.Differs[server.Kind]; differs != "" {
+		r.Reason = differs
+		switch r.Outcome {
+		case Failed:
+			r.Outcome = Differs
+		case Passed:
+			r.Outcome = Failed
+			r.Failure = &Failure{Want: "to fail, since the head says of " + server.Kind + ": " + differs, Got: "it passes; take that line out of its head"}
+		}
+	}
 	return r
 }
 

@@ -22,15 +22,18 @@ var embedded embed.FS
 //	# sections: MS-SMB2 3.3.5.19, 3.3.4.2; MS-FSCC 2.7.1
 //	# rules: 
 //	# needs: notify shell
-//	# samba: why Samba fails it and what it does instead
+//	# samba: what Samba does instead, and why it may
 type Scenario struct {
 	Name     string
 	Shows    string   // one sentence
 	Sections string   // what it rests on
 	Rules    []string // of notify-semantics.md
 	Needs    []string // see Needs
-	Samba    string   // why Samba differs, "" if it does not
 	Text     string
+
+	// Differs says, by kind of server (samba, ksmbd), what that server is known
+	// to do instead: there the scenario must fail.
+	Differs map[string]string
 }
 
 // Needs are what a scenario may need, with their meanings.
@@ -96,9 +99,9 @@ func matches(name string, patterns []string) bool {
 
 // parse reads the head of a scenario: the comment lines it begins with.
 func parse(name, text string) (*Scenario, error) {
-	s := &Scenario{Name: name, Text: text}
+	s := &Scenario{Name: name, Text: text, Differs: map[string]string{}}
 	var words []string
-	var last *string // the value that an indented line continues
+	last := "" // the key that an indented line continues
 	for line := range strings.Lines(text) {
 		line, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "#")
 		if !ok {
@@ -109,16 +112,18 @@ func parse(name, text string) (*Scenario, error) {
 		key, value, ok := strings.Cut(line, ":")
 		value = strings.TrimSpace(value)
 		switch {
-		case indented && last != nil:
-			*last += " " + line
+		case indented && last == "sections":
+			s.Sections += " " + line
+		case indented && last != "":
+			s.Differs[last] += " " + line
 		case ok && key == "sections":
-			s.Sections, last = value, &s.Sections
-		case ok && key == "samba":
-			s.Samba, last = value, &s.Samba
+			s.Sections, last = value, key
+		case ok && (key == "samba" || key == "ksmbd"):
+			s.Differs[key], last = value, key
 		case ok && key == "rules":
-			s.Rules, last = strings.Fields(value), nil
+			s.Rules, last = strings.Fields(value), ""
 		case ok && key == "needs":
-			s.Needs, last = strings.Fields(value), nil
+			s.Needs, last = strings.Fields(value), ""
 		case line != "":
 			words = append(words, line)
 		}

@@ -1,0 +1,37 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/rootfs"
+	"kbuild-run/tests/client"
+	"kbuild-run/vmrunner"
+)
+
+// guestShare is where rootfs/files/ksmbd.conf has the share.
+const guestShare = "/srv/share"
+
+// GuestServer is ksmbd in a VM.
+func GuestServer(name string, vm *vmrunner.VM) *Server {
+	user, other := rootfs.Users[0], rootfs.Users[1]
+	return &Server{
+		Name: name, Kind: "ksmbd", Addr: vm.Addr(445), Share: "share",
+		User:  client.Credentials{User: user.Name, Password: user.Password},
+		Other: client.Credentials{User: other.Name, Password: other.Password},
+		Scale: float64(vm.Deadline(time.Second)) / float64(time.Second),
+		Shell: func(ctx context.Context, folder, command string) error {
+			r, err := vm.Run(ctx, "cd "+job.Quote(strings.TrimSuffix(guestShare+"/"+folder, "/"))+" && "+command)
+			if err != nil {
+				return err
+			}
+			if r.Code != 0 {
+				return fmt.Errorf("run %s in the guest: exit status %d: %s", command, r.Code, strings.TrimSpace(string(r.Stderr)))
+			}
+			return nil
+		},
+	}
+}
