@@ -116,9 +116,11 @@ func remake(ctx context.Context, dir string) error {
 	return os.MkdirAll(dir, 0o755)
 }
 
-// untar unpacks a tarball into tree, without its top folder.
+// untar unpacks a tarball into tree, without its top folder. The files are as
+// old as the unpacking: make would take a newer release with the old dates of
+// its tarball for built already.
 func untar(ctx context.Context, s *job.Step, tarball, tree string) error {
-	c := job.Command("tar", "-xf", tarball, "--strip-components=1", "--no-same-owner", "--checkpoint=1000",
+	c := job.Command("tar", "-xf", tarball, "--strip-components=1", "--no-same-owner", "--touch", "--checkpoint=1000",
 		"--checkpoint-action=echo=%T", "-C", tree)
 	c.Line = func(l string) { s.Progress("unpack %s: %s", filepath.Base(tarball), amount(l)) }
 	return c.Run(ctx)
