@@ -141,7 +141,7 @@ func systemFiles() (*Archive, error) {
 	a.Dir("root", 0o700)
 	a.Dir("tmp", 0o1777)
 	a.Link("sbin/modprobe", "/init")
-	a.Link("usr/sbin/modprobe", "/init")
+	a.Link("sbin/poweroff", "/init")
 	for from, to := range map[string]string{
 		"rc":            "etc/rc",
 		"passwd":        "etc/passwd",

@@ -174,8 +174,9 @@ func (m *machine) portTaken() bool {
 	return strings.Contains(m.stderr.String(), "Could not set up host forwarding rule")
 }
 
-// freePorts chooses a port of 127.0.0.1 for each guest port.
-func freePorts(guest []int) (map[int]int, error) {
+// freePorts chooses a port of 127.0.0.1 for each guest port. A variable for the
+// tests.
+var freePorts = func(guest []int) (map[int]int, error) {
 	ports := map[int]int{}
 	for _, g := range guest {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -186,7 +186,7 @@ func (vm *VM) SFTP() (*sftp.Client, error) {
 }
 
 // withFiles returns an initramfs of the image and more files, in memory.
-func withFiles(image string, more *rootfs.Archive) (*os.File, error) {
+func withFiles(image string, more ...*rootfs.Archive) (*os.File, error) {
 	src, err := os.Open(image)
 	if err != nil {
 		return nil, fmt.Errorf("read image: %w", err)
@@ -197,8 +197,10 @@ func withFiles(image string, more *rootfs.Archive) (*os.File, error) {
 		return nil, err
 	}
 	_, err = io.Copy(f, src)
-	if err == nil {
-		_, err = more.WriteTo(f)
+	for _, a := range more {
+		if err == nil && a != nil {
+			_, err = a.WriteTo(f)
+		}
 	}
 	if err != nil {
 		f.Close()

@@ -41,17 +41,18 @@ const (
 
 // bootLimit is how long a guest may take from power-on to an answering agent, on
 // KVM with a plain kernel. Deadline scales it.
-const bootLimit = 20 * time.Second
+var bootLimit = 20 * time.Second // a variable for the tests
 
 // Options say how to boot. The zero value boots with what is best here.
 type Options struct {
-	Accel  string   // "kvm" or "tcg"; "" is what a canary boot shows to work
-	CPUs   int      // 0 means 2
-	Memory int      // MiB; 0 means 1024, 2048 for a debug kernel
-	Dir    string   // for console.log and capture.pcap; "" is a folder that goes with the VM
-	Pcap   bool     // write the guest's network traffic to capture.pcap
-	Ports  []int    // more guest ports to reach
-	Kernel []string // more words for the kernel's command line
+	Accel  string          // "kvm" or "tcg"; "" is what a canary boot shows to work
+	CPUs   int             // 0 means 2
+	Memory int             // MiB; 0 means 1024, 2048 for a debug kernel
+	Dir    string          // for console.log and capture.pcap; "" is a folder that goes with the VM
+	Pcap   bool            // write the guest's network traffic to capture.pcap
+	Ports  []int           // more guest ports to reach
+	Kernel []string        // more words for the kernel's command line
+	Files  *rootfs.Archive // more files for the guest, over those of the image
 }
 
 // VM is a running guest.
@@ -148,7 +149,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 	if err != nil {
 		return err
 	}
-	initrd, err := withFiles(vm.image.Path, &keys.files)
+	initrd, err := withFiles(vm.image.Path, o.Files, &keys.files)
 	if err != nil {
 		return err
 	}
@@ -198,13 +199,14 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 	if vm.machine, err = launch(ctx, sp, vm.console); err != nil {
 		return err
 	}
+	qmp.Close() // QEMU's alone now: when it dies, the connection breaks
 	if vm.monitor, err = dialMonitor(ctx, qmpPath, vm.machine.kill); err != nil {
 		select {
 		case <-vm.machine.done: // its own words say more
-			err = vm.machine.err
-		default:
+			return vm.bootError(ctx, vm.machine.err)
+		case <-time.After(time.Second):
+			return vm.bootError(ctx, err)
 		}
-		return err
 	}
 	s.Progress("boot %s (%s)", vm.image.Kernel.Release, vm.accel.Name)
 	limit := vm.Deadline(bootLimit)
@@ -299,9 +301,8 @@ func (vm *VM) release(all bool) {
 func (vm *VM) Stop(ctx context.Context) error {
 	died := vm.Err()
 	if died == nil {
-		// The agent is told by a signal; its connection ends with it.
 		off, stop := context.WithTimeout(ctx, vm.Deadline(5*time.Second))
-		vm.Exec(off, "kill -TERM 1", nil, nil, nil)
+		vm.Exec(off, "poweroff", nil, nil, nil)
 		select {
 		case <-vm.machine.done:
 		case <-off.Done():

@@ -2,10 +2,18 @@ package vmrunner
 
 import (
 	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
@@ -30,15 +38,19 @@ func image(t *testing.T) *rootfs.Image {
 	return i
 }
 
+// boot boots a guest as a step of a silent job.
+func boot(ctx context.Context, i *rootfs.Image, o Options) (vm *VM, err error) {
+	err = new(job.Job).Step("vm", func(s *job.Step) (err error) {
+		vm, err = Start(ctx, s, i, o)
+		return err
+	})
+	return vm, err
+}
+
 // start boots a guest that goes with the test.
 func start(t *testing.T, o Options) *VM {
 	t.Helper()
-	i := image(t)
-	var vm *VM
-	err := job.New(os.Stdout, os.Stderr).Step("vm", func(s *job.Step) (err error) {
-		vm, err = Start(t.Context(), s, i, o)
-		return err
-	})
+	vm, err := boot(t.Context(), image(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,38 +62,364 @@ func start(t *testing.T, o Options) *VM {
 	return vm
 }
 
+// gone fails the test unless QEMU ends soon.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || !strings.Contains(string(stat), "(qemu-") || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+	}
+	t.Errorf("qemu (pid %d) is still there", pid)
+}
+
 func TestGuest(t *testing.T) {
 	vm := start(t, Options{Pcap: true})
+	ctx := t.Context()
 	t.Logf("accelerator %s", vm.Accel())
-	for _, c := range []struct {
-		cmd, stdout, stderr string
-		code                int
-	}{
-		{"echo hi", "hi\n", "", 0},
-		{"echo out; echo err >&2; exit 3", "out\n", "err\n", 3},
-		{"nosuchcommand", "", "\"nosuchcommand\": executable file not found in $PATH\n", 127},
-		{"kill -9 $$", "", "", 137},
-		{"ls -ld /", "drwxr-xr-x", "", 0}, // ksmbd takes on the identity of users
-		{"cat /proc/sys/kernel/modprobe", "/sbin/modprobe\n", "", 0},
-		{"id tester", "uid=1000(tester)", "", 0},
-	} {
-		r, err := vm.Run(t.Context(), c.cmd)
+
+	t.Run("exec", func(t *testing.T) {
+		for _, c := range []struct {
+			cmd, stdout, stderr string
+			code                int
+		}{
+			{"echo hi", "hi\n", "", 0},
+			{"echo out; echo err >&2; exit 3", "out\n", "err\n", 3},
+			{"nosuchcommand", "", "\"nosuchcommand\": executable file not found in $PATH\n", 127},
+			{"kill -9 $$", "", "", 137},
+			{"ls -ld /", "drwxr-xr-x", "", 0}, // ksmbd takes on the identity of users
+			{"cat /proc/sys/kernel/modprobe", "/sbin/modprobe\n", "", 0},
+			{"id tester", "uid=1000(tester)", "", 0},
+			{"pwd", "/root\n", "", 0},
+		} {
+			r, err := vm.Run(ctx, c.cmd)
+			if err != nil {
+				t.Errorf("run %q: %v", c.cmd, err)
+				continue
+			}
+			if !strings.HasPrefix(string(r.Stdout), c.stdout) || string(r.Stderr) != c.stderr || r.Code != c.code {
+				t.Errorf("run %q: got %q, %q, %d; want %q, %q, %d", c.cmd, r.Stdout, r.Stderr, r.Code, c.stdout, c.stderr, c.code)
+			}
+		}
+	})
+
+	t.Run("stdin", func(t *testing.T) {
+		var out strings.Builder
+		code, err := vm.Exec(ctx, "cat", strings.NewReader("through the guest"), &out, io.Discard)
+		if err != nil || code != 0 || out.String() != "through the guest" {
+			t.Errorf("got %q, %d, %v", out.String(), code, err)
+		}
+	})
+
+	t.Run("deadline", func(t *testing.T) {
+		ctx, stop := context.WithTimeout(ctx, time.Second)
+		defer stop()
+		if _, err := vm.Run(ctx, "sleep 1000"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+		if err := vm.Err(); err != nil {
+			t.Errorf("the guest is gone with the command: %v", err)
+		}
+	})
+
+	t.Run("sftp", func(t *testing.T) {
+		c, err := vm.SFTP()
 		if err != nil {
-			t.Errorf("run %q: %v", c.cmd, err)
-			continue
+			t.Fatal(err)
 		}
-		if !strings.HasPrefix(string(r.Stdout), c.stdout) || string(r.Stderr) != c.stderr || r.Code != c.code {
-			t.Errorf("run %q: got %q, %q, %d; want %q, %q, %d", c.cmd, r.Stdout, r.Stderr, r.Code, c.stdout, c.stderr, c.code)
+		defer c.Close()
+		want := strings.Repeat("0123456789abcdef", 1<<16)
+		f, err := c.Create("/srv/share/file")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if err := vm.WaitSMB(t.Context()); err != nil {
-		t.Error(err)
-	}
-	t.Logf("times %+v", vm.Times())
-	if got, err := vm.Monitor().Status(t.Context()); err != nil || got != "running" {
-		t.Errorf("status: got %q, %v; want running", got, err)
-	}
+		if _, err := f.ReadFrom(strings.NewReader(want)); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		r, err := vm.Run(ctx, "wc -c /srv/share/file && rm /srv/share/file")
+		if err != nil || !strings.HasPrefix(strings.TrimSpace(string(r.Stdout)), "1048576") {
+			t.Errorf("got %q, %v; want 1048576 bytes", r.Stdout, err)
+		}
+	})
+
+	t.Run("request_module", func(t *testing.T) {
+		// The kernel asks for "fs-cifs", which only modules.alias knows.
+		r, err := vm.Run(ctx, "mount -t cifs //127.0.0.1/share /mnt; lsmod")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(r.Stdout), "\ncifs ") {
+			t.Errorf("no module cifs after mount -t cifs; got\n%s", r.Stdout)
+		}
+	})
+
+	t.Run("adduser", func(t *testing.T) {
+		// Needs the C library's UTF-16; must make of the password what
+		// rootfs made.
+		u := rootfs.Users[1]
+		r, err := vm.Run(ctx, "cp /etc/ksmbd/ksmbdpwd.db /tmp/db && ksmbd.adduser -i /tmp/db -a new -p '"+u.Password+"' && cat /tmp/db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash := map[string]string{}
+		for line := range strings.Lines(string(r.Stdout)) {
+			name, h, _ := strings.Cut(strings.TrimSpace(line), ":")
+			hash[name] = h
+		}
+		if b, err := base64.StdEncoding.DecodeString(hash["new"]); err != nil || len(b) != 16 || hash["new"] != hash[u.Name] {
+			t.Errorf("got hash %q of ksmbd.adduser, want %q; output %q, %q", hash["new"], hash[u.Name], r.Stdout, r.Stderr)
+		}
+	})
+
+	t.Run("smb", func(t *testing.T) {
+		if err := vm.WaitSMB(ctx); err != nil {
+			t.Error(err)
+		}
+		times := vm.Times()
+		t.Logf("times %+v", times)
+		if !(0 < times.Agent && times.Agent < times.Ready && times.Ready < times.SMB) {
+			t.Errorf("times are out of order: %+v", times)
+		}
+	})
+
+	t.Run("monitor", func(t *testing.T) {
+		if got, err := vm.Monitor().Status(ctx); err != nil || got != "running" {
+			t.Errorf("status: got %q, %v; want running", got, err)
+		}
+		if got, err := vm.Monitor().KVM(ctx); err != nil || got != (vm.Accel().Name == "kvm") {
+			t.Errorf("KVM: got %t, %v; the guest should run by %s", got, err, vm.Accel())
+		}
+		// Events nobody asked for must not block the next command.
+		for range 20 {
+			for _, c := range []string{"stop", "cont"} {
+				if err := vm.Monitor().Command(ctx, c, nil, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := vm.Monitor().Command(ctx, "no-such-command", nil, nil); err == nil {
+			t.Error("unknown command: got no error")
+		}
+	})
+
 	if reports, err := vm.Reports(); err != nil || len(reports) != 0 {
 		t.Errorf("reports of a clean boot: got %v, %v; want none", reports, err)
+	}
+	if fi, err := os.Stat(vm.PcapPath()); err != nil || fi.Size() < 1000 {
+		t.Errorf("pcap: got %v, %v", fi, err)
+	}
+}
+
+// Guests at the same time must not get into each other's way.
+func TestTwoGuests(t *testing.T) {
+	i := image(t)
+	var vms [2]*VM
+	var all sync.WaitGroup
+	for n := range vms {
+		all.Go(func() {
+			vm, err := boot(t.Context(), i, Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			vms[n] = vm
+			if _, err := vm.Run(t.Context(), fmt.Sprintf("echo %d > /srv/share/number", n)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for n, vm := range vms {
+		if vm == nil {
+			continue
+		}
+		r, err := vm.Run(t.Context(), "cat /srv/share/number")
+		if got, want := string(r.Stdout), fmt.Sprintln(n); err != nil || got != want {
+			t.Errorf("guest %d: got %q, %v; want %q", n, got, err, want)
+		}
+		if err := vm.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A guest that does not come up says why, at once, with its console's end.
+func TestBootErrors(t *testing.T) {
+	i := image(t)
+	notKernel := *i
+	k := *i.Kernel
+	k.BzImage = i.Path
+	notKernel.Kernel = &k
+	noImage := *i
+	noImage.Path = filepath.Join(t.TempDir(), "gone.cpio")
+	badRC := &rootfs.Archive{}
+	badRC.File("etc/rc", []byte("set -e\necho about to fail\nmodprobe nosuchmodule\n"), 0o644)
+	silent := &rootfs.Archive{}
+	silent.File("etc/rc", []byte("sleep 1000\n"), 0o644)
+
+	limit := bootLimit
+	defer func() { bootLimit = limit }()
+	for _, c := range []struct {
+		name  string
+		image *rootfs.Image
+		o     Options
+		limit time.Duration
+		want  []string
+		code  int
+	}{
+		{"panic", i, Options{Kernel: []string{"rdinit=/nosuch", "root=/dev/nosuch"}}, 0,
+			[]string{"boot guest: panic: VFS: Unable to mount root fs", "Kernel panic - not syncing"}, job.ExitFailed},
+		{"rc", i, Options{Files: badRC}, 0,
+			[]string{"boot guest: failed: /etc/rc: exit status 1: modprobe: ", "nosuchmodule", "rc: about to fail"}, job.ExitCannotRun},
+		{"no answer", i, Options{Files: silent}, 2 * time.Second,
+			[]string{"boot guest: no answer in ", "the console's end", "agent started"}, job.ExitCannotRun},
+		{"not a kernel", &notKernel, Options{}, 0,
+			[]string{"qemu ended: ", "kernel"}, job.ExitCannotRun},
+		{"no image", &noImage, Options{}, 0,
+			[]string{"read image: ", "gone.cpio: no such file"}, job.ExitCannotRun},
+		{"memory", i, Options{Memory: 1 << 30}, 0,
+			[]string{"qemu ended: ", "memory"}, job.ExitCannotRun},
+		{"accelerator", i, Options{Accel: "xen"}, 0,
+			[]string{`use accelerator "xen": unknown; there are kvm and tcg`}, job.ExitUsage},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if bootLimit = limit; c.limit != 0 {
+				bootLimit = c.limit
+			}
+			temp := t.TempDir()
+			t.Setenv("TMPDIR", temp)
+			vm, err := boot(t.Context(), c.image, c.o)
+			if err == nil {
+				vm.Stop(t.Context())
+				t.Fatal("got a guest")
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("got %v\nwant %q in it", err, w)
+				}
+			}
+			if got := job.Code(err); got != c.code {
+				t.Errorf("got exit code %d, want %d", got, c.code)
+			}
+			if left, _ := filepath.Glob(filepath.Join(temp, "*")); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// A port that another program took in the meantime is no error.
+func TestPortTaken(t *testing.T) {
+	i := image(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	choose := freePorts
+	defer func() { freePorts = choose }()
+	tries := 0
+	freePorts = func(guest []int) (map[int]int, error) {
+		ports, err := choose(guest)
+		if tries++; tries == 1 && err == nil {
+			ports[portSMB] = l.Addr().(*net.TCPAddr).Port
+		}
+		return ports, err
+	}
+	vm, err := boot(t.Context(), i, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tries != 2 {
+		t.Errorf("got %d tries, want 2", tries)
+	}
+	if err := vm.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever runs when the context ends, no QEMU and no file stay.
+func TestInterrupt(t *testing.T) {
+	i := image(t)
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	ctx, stop := context.WithCancel(t.Context())
+	vm, err := boot(ctx, i, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := vm.machine.cmd.Process.Pid
+	ran := make(chan error, 1)
+	go func() {
+		_, err := vm.Run(ctx, "sleep 1000")
+		ran <- err
+	}()
+	stop()
+	if err := <-ran; err == nil {
+		t.Error("run: got no error")
+	}
+	gone(t, pid)
+	vm.Stop(context.Background())
+
+	ctx, stop = context.WithCancel(t.Context())
+	time.AfterFunc(300*time.Millisecond, stop) // somewhere in the boot
+	if vm, err := boot(ctx, i, Options{}); err == nil {
+		vm.Stop(context.Background())
+		t.Error("boot: got a guest")
+	} else if job.Code(err) != job.ExitInterrupt {
+		t.Errorf("boot: got %v, code %d; want code %d", err, job.Code(err), job.ExitInterrupt)
+	}
+	if left, _ := filepath.Glob(filepath.Join(temp, "*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// QEMU dies with the program even when that gets no chance to say so.
+func TestKilled(t *testing.T) {
+	i := image(t)
+	if os.Getenv("VMRUNNER_TEST_CHILD") != "" {
+		vm, err := boot(t.Context(), i, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("pid %d\n", vm.machine.cmd.Process.Pid)
+		select {}
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+	child.Env = append(os.Environ(), "VMRUNNER_TEST_CHILD=1", "TMPDIR="+t.TempDir())
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, err = fmt.Fscanf(out, "pid %d\n", &pid)
+	child.Process.Kill()
+	child.Wait()
+	if err != nil {
+		t.Fatalf("child booted no guest: %v", err)
+	}
+	gone(t, pid)
+}
+
+// A guest whose kernel dies under a command says so in that command's error.
+func TestPanicUnderCommand(t *testing.T) {
+	vm, err := boot(t.Context(), image(t), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = vm.Run(t.Context(), "echo c > /proc/sysrq-trigger")
+	if err == nil || !strings.Contains(err.Error(), "guest died: panic: sysrq triggered crash") || job.Code(err) != job.ExitFailed {
+		t.Errorf("got %v, code %d", err, job.Code(err))
+	}
+	if reports, err := vm.Reports(); err != nil || len(reports) != 1 || reports[0].Title != "panic: sysrq triggered crash" {
+		t.Errorf("reports: got %+v, %v", reports, err)
+	}
+	if err := vm.Stop(t.Context()); err == nil {
+		t.Error("stop of a dead guest: got no error")
 	}
 }

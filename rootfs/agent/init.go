@@ -70,7 +70,7 @@ func pid1() {
 			powerOff()
 		}
 	}
-	// The host ends the guest by SIGTERM.
+	// /sbin/poweroff sends it.
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, unix.SIGTERM)
 	go func() {

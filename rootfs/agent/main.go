@@ -3,7 +3,8 @@
 //
 //   - PID 1: mounts the file systems, starts the server, reaps orphans;
 //   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
-//   - /sbin/modprobe: for people, and for the kernel's request_module().
+//   - /sbin/modprobe: for people, and for the kernel's request_module();
+//   - /sbin/poweroff.
 //
 // It talks to the host in lines of the kernel log that begin with Mark, so that
 // they stand among the kernel's own lines on the serial console.
@@ -14,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Lines for the host. vmrunner reads them.
@@ -44,13 +47,18 @@ func main() {
 		pid1()
 	case filepath.Base(os.Args[0]) == "modprobe":
 		os.Exit(modprobe(os.Args[1:]))
+	case filepath.Base(os.Args[0]) == "poweroff":
+		if err := unix.Kill(1, unix.SIGTERM); err != nil {
+			fmt.Fprintln(os.Stderr, "poweroff:", err)
+			os.Exit(1)
+		}
 	case len(os.Args) == 2 && os.Args[1] == "serve":
 		if err := serve(); err != nil {
 			tell(failed+"%v", err)
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "agent: not PID 1, not modprobe; nothing to do")
+		fmt.Fprintln(os.Stderr, "agent: not PID 1, modprobe or poweroff; nothing to do")
 		os.Exit(2)
 	}
 }

@@ -98,11 +98,11 @@ func boot() error {
 	rc.Stdout, rc.Stderr = log, log
 	err = rc.Run()
 	out, _ := os.ReadFile(log.Name())
-	if len(out) > 0 {
-		tell("rc: %s", bytes.ReplaceAll(out, []byte("\n"), []byte("\nrc: ")))
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if lines[0] != "" {
+		tell("rc: %s", strings.Join(lines, "\nrc: "))
 	}
 	if err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Errorf("/etc/rc: %w: %s", err, lines[len(lines)-1])
 	}
 	return listening(445, 30*time.Second)
