@@ -62,8 +62,10 @@ func build(ctx context.Context, s *job.Step, k *Kernel, want []line, dir string,
 	if err := needs(); err != nil {
 		return 0, err
 	}
-	if err := cache.NeedSpace(buildSpace); err != nil {
-		return 0, err
+	if !job.From(ctx).DryRun {
+		if err := cache.NeedSpace(buildSpace); err != nil {
+			return 0, err
+		}
 	}
 	f, release, err := enter(ctx, s, k.Tree, k.Fragments, k.Compiler)
 	if err != nil {

@@ -79,8 +79,10 @@ const unpackSpace = 3 << 30
 // unpack makes the base's git repository in dir/tree from the first source that
 // gives it, and returns the source in words.
 func (b Base) unpack(ctx context.Context, s *job.Step, dir string) (from string, err error) {
-	if err := cache.NeedSpace(unpackSpace); err != nil {
-		return "", err
+	if !job.From(ctx).DryRun {
+		if err := cache.NeedSpace(unpackSpace); err != nil {
+			return "", err
+		}
 	}
 	tree := filepath.Join(dir, "tree")
 	var tried []error

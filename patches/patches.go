@@ -188,25 +188,18 @@ func (t *Tree) apply(ctx context.Context, s *job.Step, series *Series) (cached b
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	leave, err := cache.Share(ctx, t.entry)
+	// What an interrupted run left there is ours to remove: we hold the lock.
+	scratch := filepath.Join(t.entry, "apply")
+	leave, err := t.take(ctx, scratch)
 	if err != nil {
 		return false, err
 	}
 	defer leave()
-	unlock, err := cache.Lock(ctx, filepath.Join(t.entry, "apply"))
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-
-	// What an interrupted run left is ours to remove: we hold the lock.
-	scratch := filepath.Join(t.entry, "apply")
 	clear := func(ctx context.Context) error {
-		if dry(ctx, "rm -rf "+job.Quote(scratch)) {
-			return nil
-		}
-		if err := os.RemoveAll(scratch); err != nil {
-			return err
+		if !dry(ctx, "rm -rf "+job.Quote(scratch)) {
+			if err := os.RemoveAll(scratch); err != nil {
+				return err
+			}
 		}
 		return git(t.Repository(), "worktree", "prune").Run(ctx)
 	}
@@ -288,21 +281,32 @@ func (t *Tree) Checkout(ctx context.Context) (dir string, done func(), err error
 	if job.From(ctx).DryRun {
 		return dir, func() {}, git(dir, "checkout", "--quiet", "--force", "--detach", t.Commit).Run(ctx)
 	}
-	leave, err := cache.Share(ctx, t.entry)
-	if err != nil {
+	if done, err = t.take(ctx, dir); err != nil {
 		return "", nil, err
 	}
-	unlock, err := cache.Lock(ctx, dir)
-	if err != nil {
-		leave()
-		return "", nil, err
-	}
-	done = func() { unlock(); leave() }
 	if err := t.checkout(ctx, dir); err != nil {
 		done()
 		return "", nil, err
 	}
 	return dir, done, nil
+}
+
+// take locks a folder of the base's, and keeps the base from being pruned, until
+// leave.
+func (t *Tree) take(ctx context.Context, dir string) (leave func(), err error) {
+	if job.From(ctx).DryRun {
+		return func() {}, nil
+	}
+	share, err := cache.Share(ctx, t.entry)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := cache.Lock(ctx, dir)
+	if err != nil {
+		share()
+		return nil, err
+	}
+	return func() { unlock(); share() }, nil
 }
 
 func (t *Tree) checkout(ctx context.Context, dir string) error {
