@@ -14,7 +14,8 @@ help: ## this list
 run: setup ## set up the host, then the main job: what a client sees before and after the series
 	./kbuild-run --series notify
 
-test: setup ## set up the host, then every test
+test: kbuild-run ## set up the host, with Samba where that starts no server, then every test
+	./kbuild-run setup --with smbclient,smbd
 	go run ./tests/sum ./...
 
 setup: kbuild-run ## install what the host lacks

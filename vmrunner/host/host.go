@@ -26,6 +26,7 @@ type Need struct {
 	Ask      []string // tool: arguments that make it print its version and succeed
 	Files    []string // not a tool: there when one of these files is
 	Optional bool     // the main job does without
+	Starts   string   // what its package starts on a host that runs systemd
 
 	// Packages of each family. Debian "" means that no package is good
 	// enough and From says where to get it.

@@ -211,6 +211,30 @@ func TestSetupPrints(t *testing.T) {
 	}
 }
 
+// A file server must not start on somebody's machine for the sake of a test.
+func TestSetupLeavesServices(t *testing.T) {
+	f := newFake(t, debian)
+	if out, err := setup(t, f, true, "smbd"); err != nil || !strings.HasSuffix(out, " samba\n") {
+		t.Errorf("without systemd: got %q, %v, want samba", out, err)
+	}
+	f.write("run/systemd/system/x", "", 0o644)
+	var log strings.Builder
+	want, err := wanted([]string{"smbd", "smbclient"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := f.Setup(job.With(t.Context(), &job.Job{Out: &out, Err: &log}), want, true); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); !strings.HasSuffix(got, " smbclient\n") || strings.Contains(got, " samba") {
+		t.Errorf("with systemd: got %q, want smbclient alone", got)
+	}
+	if !strings.Contains(log.String(), "apt-get install samba") {
+		t.Errorf("got %q, want how to get it", log.String())
+	}
+}
+
 func TestSetupErrors(t *testing.T) {
 	for _, test := range []struct {
 		name, osRelease, without string

@@ -61,11 +61,11 @@ var Needs = []Need{
 	{Name: "qemu-system-x86_64", Step: "vmrunner", For: "runs the guest",
 		Ask: []string{"--version"}, Debian: "qemu-system-x86", Fedora: "qemu-system-x86-core", SUSE: "qemu-x86"},
 
-	{Name: "smbclient", Step: "tests", For: "a second client in the scenarios", Optional: true,
+	{Name: "smbclient", Step: "tests", For: "a second client", Optional: true,
 		Ask: []string{"--version"}, Debian: "smbclient", Fedora: "samba-client", SUSE: "samba-client"},
 	{Name: "smbtorture", Step: "tests", For: "Samba's own tests against ksmbd", Optional: true,
 		Ask: []string{"--version"}, Debian: "samba-testsuite", Fedora: "samba-test", SUSE: "samba-test"},
-	{Name: "smbd", Step: "tests", For: "Samba beside ksmbd in the comparison", Optional: true,
+	{Name: "smbd", Step: "tests", For: "Samba, to test the client on and to compare with", Optional: true, Starts: "a file server",
 		Ask: []string{"--version"}, Debian: "samba", Fedora: "samba", SUSE: "samba"},
 	{Name: "python3", Step: "patches", For: "kernel-doc of Linux 7.x in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "python3", Fedora: "python3", SUSE: "python3"},

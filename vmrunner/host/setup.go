@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,8 +26,8 @@ missing: on Debian and Ubuntu through apt-get, as root or by a sudo that asks
 for no password. Otherwise it prints the commands for root and ends with code 3;
 so it does on Fedora and openSUSE.
 
-Optional things are installed only when --with names them. Debian's package of
-smbd starts a file server on a host that runs systemd.
+Optional things are installed only when --with names them. Where systemd runs,
+smbd is left out even then: its package would start a file server.
 
 It installs packages and does nothing else to the host.`,
 		Args: cobra.NoArgs,
@@ -64,6 +65,7 @@ func wanted(names []string) (func(*Need) bool, error) {
 // Setup installs what is missing of the wanted needs, or prints how to.
 func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error {
 	j := job.From(ctx)
+	want = h.withoutServices(ctx, want)
 	if show || j.DryRun {
 		pkgs, err := h.packages(h.LookAll(ctx, want))
 		h.printCommands(j, pkgs)
@@ -93,6 +95,20 @@ func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error
 		}
 		return nil
 	})
+}
+
+// withoutServices takes out of want what is missing and whose package would
+// start something here, and says so.
+func (h Host) withoutServices(ctx context.Context, want func(*Need) bool) func(*Need) bool {
+	if _, err := os.Stat(h.file("/run/systemd/system")); err != nil { // sd_booted(3)
+		return want
+	}
+	left := map[*Need]bool{}
+	for _, m := range Missing(h.LookAll(ctx, func(n *Need) bool { return want(n) && n.Starts != "" })) {
+		left[m.Need] = true
+		job.From(ctx).Logf("leave out %s: its package starts %s; if you want that: %s", m.Need.Name, m.Need.Starts, m.How(h.Distro()))
+	}
+	return func(n *Need) bool { return want(n) && !left[n] }
 }
 
 // packages returns what to install, and an error that says what no package
