@@ -136,7 +136,7 @@ func symbols(e string) (names []string) {
 
 // annotate writes the value behind each option, as menuconfig does.
 func annotate(e string, c config) string {
-	return token.ReplaceAllStringFunc(e, func(t string) string {
+	return token.ReplaceAllStringFunc(strings.Join(strings.Fields(e), " "), func(t string) string {
 		if symbol.MatchString(t) {
 			return t + " [=" + c.get(t) + "]"
 		}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kbuild-run/patches"
@@ -95,6 +96,8 @@ func (o Options) request(base string) (names []string, want []line, err error) {
 		return nil, nil, err
 	}
 	want, err = merge(all)
+	// Where a line stands does not matter, so it shall not make another kernel.
+	slices.SortFunc(want, func(a, b line) int { return strings.Compare(a.name, b.name) })
 	return names, want, err
 }
 
