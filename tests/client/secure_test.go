@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -24,7 +22,7 @@ func exercise(t *testing.T, s *servers.Samba, o Options, name string) *Conn {
 	dir, watch, err := tree.CreateNotify(ctx, "", Create{}, names)
 	must(t, err)
 	interim(t, watch)
-	must(t, os.Mkdir(filepath.Join(s.Dir, name), 0o777))
+	makeDir(t, tree, name)
 	wantChanges(t, final(t, watch), Change{smb2.FILE_ACTION_ADDED, name})
 	watch = mustNotify(t, dir, names)
 	interim(t, watch)
@@ -41,7 +39,7 @@ func exercise(t *testing.T, s *servers.Samba, o Options, name string) *Conn {
 }
 
 func TestDialects(t *testing.T) {
-	s := samba(t, servers.SambaOptions{})
+	s := samba(t, quiet)
 	forDialects(t, func(t *testing.T, d smb2.Dialect) {
 		if c := exercise(t, s, options(s, d), "signed "+d.String()); c.Dialect != d {
 			t.Errorf("dialect %v, want %v", c.Dialect, d)
@@ -50,7 +48,7 @@ func TestDialects(t *testing.T) {
 }
 
 func TestSigningAlgorithms(t *testing.T) {
-	s := samba(t, servers.SambaOptions{})
+	s := samba(t, quiet)
 	for _, a := range []smb2.SigningAlgorithm{smb2.SIGNING_ALG_AES_GMAC, smb2.SIGNING_ALG_AES_CMAC, smb2.SIGNING_ALG_HMAC_SHA256} {
 		t.Run(a.String(), func(t *testing.T) {
 			o := options(s, smb2.SMB311_PROT_ID)
@@ -63,7 +61,7 @@ func TestSigningAlgorithms(t *testing.T) {
 }
 
 func TestCiphers(t *testing.T) {
-	s := samba(t, servers.SambaOptions{})
+	s := samba(t, quiet)
 	for _, cipher := range []smb2.Cipher{smb2.SMB2_ENCRYPTION_AES128_CCM, smb2.SMB2_ENCRYPTION_AES128_GCM, smb2.SMB2_ENCRYPTION_AES256_CCM, smb2.SMB2_ENCRYPTION_AES256_GCM} {
 		t.Run(cipher.String(), func(t *testing.T) {
 			o := options(s, smb2.SMB311_PROT_ID)
@@ -96,11 +94,11 @@ func wantEncrypted(t *testing.T, c *Conn) {
 
 func TestServerDemands(t *testing.T) {
 	t.Run("encryption of the session", func(t *testing.T) {
-		s := samba(t, servers.SambaOptions{Global: []string{"server smb encrypt = required"}})
+		s := samba(t, servers.SambaOptions{Global: []string{"kernel change notify = no", "server smb encrypt = required"}})
 		wantEncrypted(t, exercise(t, s, options(s), "a"))
 	})
 	t.Run("encryption of the share", func(t *testing.T) {
-		s := samba(t, servers.SambaOptions{Share: []string{"server smb encrypt = required"}})
+		s := samba(t, servers.SambaOptions{Global: quiet.Global, Share: []string{"server smb encrypt = required"}})
 		c := exercise(t, s, options(s), "a")
 		for _, e := range c.Transcript() {
 			if e.Hdr.Command == smb2.SMB2_CHANGE_NOTIFY && !e.Encrypted {
@@ -109,7 +107,7 @@ func TestServerDemands(t *testing.T) {
 		}
 	})
 	t.Run("signing", func(t *testing.T) {
-		s := samba(t, servers.SambaOptions{Global: []string{"server signing = mandatory"}})
+		s := samba(t, servers.SambaOptions{Global: []string{"kernel change notify = no", "server signing = mandatory"}})
 		o := options(s, smb2.SMB21_PROT_ID)
 		o.Signing = SigningEnabled
 		c := exercise(t, s, o, "a")
@@ -120,7 +118,7 @@ func TestServerDemands(t *testing.T) {
 		}
 	})
 	t.Run("nothing", func(t *testing.T) {
-		s := samba(t, servers.SambaOptions{})
+		s := samba(t, quiet)
 		o := options(s, smb2.SMB21_PROT_ID)
 		o.Signing = SigningEnabled
 		c := exercise(t, s, o, "a")
@@ -133,7 +131,7 @@ func TestServerDemands(t *testing.T) {
 }
 
 func TestValidateNegotiate(t *testing.T) {
-	s := samba(t, servers.SambaOptions{})
+	s := samba(t, quiet)
 	forDialects(t, func(t *testing.T, d smb2.Dialect) {
 		_, tree := connect(t, s, options(s, d))
 		must(t, tree.ValidateNegotiate(within(t)))
@@ -304,7 +302,7 @@ func TestOplockBreak(t *testing.T) {
 }
 
 func TestAnonymous(t *testing.T) {
-	s := samba(t, servers.SambaOptions{})
+	s := samba(t, quiet)
 	o := options(s)
 	o.User, o.Password = "", ""
 	c, err := Dial(within(t), s.Addr, o)

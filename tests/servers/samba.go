@@ -3,6 +3,7 @@
 package servers
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"kbuild-run/patches/job"
 )
@@ -23,7 +25,11 @@ var ErrNoSamba = errors.New("smbd and pdbedit are not installed; install them wi
 
 // SambaOptions is what a private smbd is started with.
 type SambaOptions struct {
-	Global []string // more lines of the [global] section: "change notify = no"
+	// Global are more lines of the [global] section. With "kernel change notify =
+	// no" smbd reports what its clients do, and all of it, in order. Without, it
+	// reports what happens to names by inotify, through another process that is
+	// not waited for: what happens right after STATUS_PENDING can be lost.
+	Global []string
 	Share  []string // more lines of the share's section
 }
 
@@ -153,14 +159,25 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 		defer close(s.done)
 		s.err = smbd.Run(run)
 	}()
-	select {
-	case <-up:
-		return nil
-	case <-s.done:
-		return s.err
-	case <-ctx.Done():
-		s.Stop()
-		return ctx.Err()
+	// A connection that finds no notify daemon has no change notification as
+	// long as it lives; the daemon is a child of smbd that enters its name here.
+	names := filepath.Join(s.root, "lock", "names.tdb")
+	daemon := time.NewTicker(2 * time.Millisecond)
+	defer daemon.Stop()
+	for listening := false; ; {
+		select {
+		case <-up:
+			listening, up = true, nil
+		case <-daemon.C:
+			if b, _ := os.ReadFile(names); listening && bytes.Contains(b, []byte("notify-daemon")) {
+				return nil
+			}
+		case <-s.done:
+			return s.err
+		case <-ctx.Done():
+			s.Stop()
+			return context.Cause(ctx)
+		}
 	}
 }
 

@@ -69,6 +69,7 @@ func TestSambaStops(t *testing.T) {
 }
 
 func TestSambaRefusesConfiguration(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
 	s, err := StartSamba(t.Context(), SambaOptions{Global: []string{"interfaces = 203.0.113.1"}})
 	if errors.Is(err, ErrNoSamba) {
 		t.Skip(err)
