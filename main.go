@@ -17,6 +17,7 @@ import (
 	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
+	"kbuild-run/tests"
 	"kbuild-run/vmrunner/host"
 )
 
@@ -25,8 +26,11 @@ var commands = []func() *cobra.Command{
 	host.Setup,
 	host.Doctor,
 	gen.Command,
+	gen.DecodeCommand,
 	patches.Command,
 	kconfigs.Command,
+	tests.RunCommand,
+	tests.Command,
 	cache.Command,
 }
 
@@ -40,12 +44,26 @@ func run() int {
 
 	host.ExtendPath()
 
+	var main tests.Options // --series NAME is short for run --series NAME
 	root := &cobra.Command{
-		Use:           "kbuild-run",
+		Use:           "kbuild-run --series NAME",
 		Short:         "build, boot and test patched ksmbd kernels",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return job.Usage(fmt.Errorf("command %s is unknown; list them with: kbuild-run help", args[0]))
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().NFlag() == 0 {
+				return c.Help()
+			}
+			return main.RunE(c, args)
+		},
 	}
+	main.Flags(root)
 	root.PersistentFlags().BoolVarP(&j.Verbose, "verbose", "v", false, "show what child processes print")
 	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "print the commands, run none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return job.Usage(err) })

@@ -1,0 +1,200 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches"
+	"kbuild-run/patches/job"
+)
+
+// Commands of this step: `kbuild-run run` and `kbuild-run test`.
+
+// RunCommand returns `kbuild-run run`.
+func RunCommand() *cobra.Command {
+	var o Options
+	c := &cobra.Command{
+		Use:   "run --series NAME",
+		Short: "the main job: what clients see without a series and with it",
+		Long: `Run builds the base without the series and with it, boots both, runs the scenarios
+on each, and reports. "kbuild-run --series NAME" is short for it.
+
+The report goes to standard output and, as Markdown, JSON, JUnit XML and TAP, to
+out/TIME-SERIES-BASE/, beside the consoles and the evidence of each failure.
+
+Exit code 0: every scenario passes with the series, every one that needs it fails
+without, and neither kernel complains.`,
+		Args: noArgs,
+		RunE: o.RunE,
+	}
+	o.Flags(c)
+	return c
+}
+
+// Flags adds the flags of the main job to a command.
+func (o *Options) Flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&o.Series, "series", "", "apply the series `NAME`")
+	o.kernelFlags(c)
+	f.BoolVar(&o.Keep, "keep", false, "leave the guests running until Ctrl-C")
+}
+
+// kernelFlags adds the flags that say which kernel, and which scenarios.
+func (o *Options) kernelFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&o.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
+	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
+	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd)")
+	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
+	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
+	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
+}
+
+// RunE runs the main job for a command whose flags o has.
+func (o *Options) RunE(c *cobra.Command, args []string) error {
+	if o.Series == "" {
+		list, err := patches.List()
+		if err != nil {
+			return err
+		}
+		var names []string
+		for name := range list {
+			names = append(names, name)
+		}
+		return job.Usage(fmt.Errorf("run: no series; name one with: --series NAME; there is %s", strings.Join(names, ", ")))
+	}
+	return Main(c.Context(), *o)
+}
+
+// Command returns `kbuild-run test`.
+func Command() *cobra.Command {
+	var o Options
+	var server string
+	var list bool
+	c := &cobra.Command{
+		Use:   "test [PATTERN ...]",
+		Short: "run scenarios against a server",
+		Long: `Test runs the scenarios, or those that match a pattern, against a server:
+
+    guest                             ksmbd in a VM, with the series notify or
+                                      the one that --series names (default)
+    samba                             a private smbd on loopback
+    smb://USER:PASSWORD@HOST/SHARE    any server; scenarios that need a shell on
+                                      it are skipped
+
+A scenario is a text of commands, one a line. Its head says in comment lines what
+it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
+
+` + Vocabulary() + `
+Every command takes -status STATUS_X: the server is to answer that.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Scenarios = append(o.Scenarios, args...)
+			if list {
+				return List(c.Context(), o)
+			}
+			if server == "guest" {
+				o.Alone = true
+				return Main(c.Context(), o)
+			}
+			return Test(c.Context(), server, o)
+		},
+	}
+	o.kernelFlags(c)
+	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
+	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
+	c.Flags().BoolVar(&list, "list", false, "list the scenarios with what they show")
+	return c
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return job.Usage(fmt.Errorf("%s: argument %s is too much", c.CommandPath(), args[0]))
+	}
+	return nil
+}
+
+// List prints the scenarios.
+func List(ctx context.Context, o Options) error {
+	all, err := Scenarios(o.Folder, o.Scenarios...)
+	if err != nil {
+		return job.Usage(err)
+	}
+	for _, s := range all {
+		fmt.Fprintf(job.From(ctx).Out, "%s\n    %s\n    %s; %s\n", s.Name, s.Shows, s.Sections, strings.Join(s.Rules, " "))
+	}
+	return nil
+}
+
+// Test runs scenarios against Samba or a server by its address, and prints a
+// line for each.
+func Test(ctx context.Context, name string, o Options) error {
+	j := job.From(ctx)
+	scenarios, err := Scenarios(o.Folder, o.Scenarios...)
+	if err != nil {
+		return job.Usage(err)
+	}
+	var server *Server
+	switch {
+	case name == "samba":
+		var stop func() error
+		err := j.Step("start samba", func(*job.Step) (err error) {
+			server, stop, err = SambaServer(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer stop()
+	case strings.HasPrefix(name, "smb://"):
+		if server, err = AddressServer(name); err != nil {
+			return job.Usage(err)
+		}
+	default:
+		return job.Usage(fmt.Errorf("server %s is unknown; there are guest, samba, smb://USER:PASSWORD@HOST/SHARE", name))
+	}
+	if j.DryRun {
+		return nil
+	}
+
+	var out string
+	var results []*Result
+	err = j.Step("scenarios", func(s *job.Step) (err error) {
+		results, err = Run(ctx, server, scenarios, func(r *Result) { s.Progress("%s", r.Scenario.Name) })
+		s.Note("%s", Count(results))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, r := range results {
+		line := fmt.Sprintf("%-7s %-28s %8s", r.Outcome, r.Scenario.Name, job.Duration(r.Time))
+		if r.Reason != "" {
+			line += "  " + r.Reason
+		}
+		fmt.Fprintln(j.Out, line)
+		if r.Outcome != Failed {
+			continue
+		}
+		failed++
+		fmt.Fprintf(j.Out, "    %s\n", strings.ReplaceAll(r.Failure.String(), "\n", "\n    "))
+		if out == "" {
+			if out, err = (Options{Out: o.Out}).folder(time.Now(), server.Kind); err != nil {
+				return err
+			}
+		}
+		if err := r.evidence(filepath.Join(out, r.Scenario.Name)); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(j.Out, Count(results))
+	if failed > 0 {
+		return job.Failed(fmt.Errorf("test %s: %d of %d scenarios fail; the evidence is in %s", server.Name, failed, len(results), out))
+	}
+	return nil
+}

@@ -1,0 +1,412 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"kbuild-run/kconfigs"
+	"kbuild-run/patches"
+	"kbuild-run/patches/job"
+	"kbuild-run/rootfs"
+	"kbuild-run/tests/report"
+	"kbuild-run/vmrunner"
+	"kbuild-run/vmrunner/host"
+)
+
+// Options of Main.
+type Options struct {
+	Series    string
+	Base      string   // "" is the default, or what fits Dir
+	Dir       string   // a git tree of the user's, whose HEAD is the base
+	Fragments []string // of the configuration; nil: what kconfigs takes
+	Scenarios []string // patterns; nil: all
+	Folder    string   // of the scenarios; "": those in the program
+	Accel     string   // kvm or tcg; "": what works
+	Alone     bool     // leave out the base without the series
+	Keep      bool     // leave the guests running until the job is interrupted
+	Out       string   // folder for results; "": out
+}
+
+// pending are the bases that keep a CHANGE_NOTIFY pending without the series, and
+// answer it on CANCEL and CLOSE. The others refuse it.
+var pending = map[string]bool{"v7.3": true}
+
+// needsSeries says whether s must fail on the base without the series.
+func (s *Scenario) needsSeries(base string) bool {
+	return s.Has("notify") || s.Has("pending") && !pending[base]
+}
+
+// kernel is one of the kernels that are compared.
+type kernel struct {
+	role   report.Role
+	series string
+	tree   *patches.Tree
+	built  *kconfigs.Kernel
+	image  *rootfs.Image
+	column report.Column
+	vm     *vmrunner.VM
+	result []*Result
+}
+
+// Main is the main job: what do clients see of the base without the series, and
+// with it? It prints the report and writes it to a folder of its own below
+// o.Out. The error is the verdict, or why there is none.
+func Main(ctx context.Context, o Options) error {
+	j := job.From(ctx)
+	began := time.Now()
+	scenarios, err := Scenarios(o.Folder, o.Scenarios...)
+	if err != nil {
+		return job.Usage(err)
+	}
+	base, err := patches.FindBase(o.Base)
+	if err != nil {
+		return err
+	}
+	kernels := []*kernel{{role: report.After, series: o.Series}}
+	if o.Series != "" {
+		if _, err := patches.FindSeries(o.Series, ""); err != nil {
+			return err
+		}
+	}
+	if o.Series != "" && !o.Alone {
+		kernels = []*kernel{{role: report.Before}, kernels[0]}
+	}
+	o.plan(j, base.Name, len(scenarios))
+
+	if err := j.Step("host", func(s *job.Step) error { return checkHost(ctx) }); err != nil {
+		return err
+	}
+	for _, k := range kernels {
+		if err := k.build(ctx, o); err != nil {
+			return err
+		}
+	}
+	if j.DryRun {
+		return nil
+	}
+	last := kernels[len(kernels)-1]
+	out, err := o.folder(began, last.tree.Base)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, len(kernels))
+	for i, k := range kernels {
+		wg.Go(func() { errs[i] = k.run(ctx, o, scenarios, out) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
+			// Half a result is none.
+			os.RemoveAll(out)
+			return context.Cause(ctx)
+		}
+		return err
+	}
+
+	r := &report.Report{
+		Program: report.Program(), Started: began, Command: o.command(),
+		Base: last.tree.Base, Version: last.tree.Version, Source: last.tree.Source, Series: o.Series,
+		Fragments: last.built.Fragments, Compiler: last.built.Compiler, QEMU: qemuVersion(ctx),
+	}
+	if o.Series != "" {
+		series, err := patches.FindSeries(o.Series, last.tree.Base)
+		if err != nil {
+			return err
+		}
+		for _, m := range series.Mails {
+			r.Patches = append(r.Patches, m.Subject())
+		}
+	}
+	for _, k := range kernels {
+		if k.vm != nil {
+			r.Accelerator, r.Why = k.vm.Accel().Name, k.vm.Accel().Reason
+		}
+		r.Columns = append(r.Columns, k.column)
+	}
+	for i, s := range scenarios {
+		row := report.Scenario{Name: s.Name, Shows: s.Shows, Sections: s.Sections, NeedsSeries: s.needsSeries(last.tree.Base)}
+		for _, k := range kernels {
+			result := report.Result{}
+			if i < len(k.result) && k.result[i] != nil {
+				if result, err = k.result[i].report(row.NeedsSeries && k.role == report.Before, out, string(k.role)); err != nil {
+					return err
+				}
+			}
+			row.Results = append(row.Results, result)
+		}
+		r.Scenarios = append(r.Scenarios, row)
+	}
+	r.Steps, r.Time = j.Steps(), time.Since(began)
+	if err := r.Files(out); err != nil {
+		return err
+	}
+	if err := r.Markdown(j.Out); err != nil {
+		return err
+	}
+	j.Logf("the report is in %s", out)
+	return r.Err()
+}
+
+// plan prints what is to be done.
+func (o Options) plan(j *job.Job, base string, scenarios int) {
+	if o.Dir != "" {
+		base = o.Dir
+	}
+	if o.Series != "" && o.Alone {
+		base += " with " + o.Series
+	}
+	if o.Series == "" || o.Alone {
+		j.Logf("plan: build Linux %s, boot it, run %d scenarios, report", base, scenarios)
+		return
+	}
+	j.Logf("plan: build Linux %s without %s and with it, boot both, run %d scenarios on each, report", base, o.Series, scenarios)
+}
+
+// command is the command line that runs the same again.
+func (o Options) command() string {
+	words := []string{"kbuild-run", "run"}
+	add := func(flag, value string) {
+		if value != "" {
+			words = append(words, flag, job.Quote(value))
+		}
+	}
+	add("--series", o.Series)
+	add("--base", o.Base)
+	add("--tree", o.Dir)
+	add("--config", strings.Join(o.Fragments, ","))
+	for _, p := range o.Scenarios {
+		add("--scenario", p)
+	}
+	add("--scenarios", o.Folder)
+	add("--accel", o.Accel)
+	return strings.Join(words, " ")
+}
+
+// folder makes the folder of the results, out/TIME-SERIES-BASE.
+func (o Options) folder(began time.Time, base string) (string, error) {
+	out := o.Out
+	if out == "" {
+		out = "out"
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return "", fmt.Errorf("make folder for results: %w", err)
+	}
+	name := began.Format("20060102-150405") + "-"
+	if o.Series != "" {
+		name += o.Series + "-"
+	}
+	for n := 1; ; n++ {
+		dir := filepath.Join(out, name+base)
+		if n > 1 {
+			dir += fmt.Sprintf("-%d", n)
+		}
+		err := os.Mkdir(dir, 0o755)
+		if err == nil {
+			return dir, nil
+		}
+		if !errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("make folder for results: %w", err)
+		}
+	}
+}
+
+// checkHost looks for every tool that the road needs before the first step that
+// takes long.
+func checkHost(ctx context.Context) error {
+	var h host.Host
+	missing := host.Missing(h.LookAll(ctx, func(n *host.Need) bool { return !n.Optional }))
+	if len(missing) == 0 {
+		return nil
+	}
+	var names []string
+	for _, m := range missing {
+		names = append(names, m.Need.Name)
+	}
+	return fmt.Errorf("look at the host: it lacks %s; install it with: kbuild-run setup", strings.Join(names, ", "))
+}
+
+// step names a step of one kernel.
+func (k *kernel) step(what string) string { return what + " " + string(k.role) }
+
+// build makes the tree, the kernel and the image.
+func (k *kernel) build(ctx context.Context, o Options) (err error) {
+	j := job.From(ctx)
+	k.column = report.Column{Name: string(k.role), Role: k.role}
+	err = j.Step(k.step("tree"), func(s *job.Step) (err error) {
+		k.tree, err = patches.Prepare(ctx, s, patches.Options{Base: o.Base, Dir: o.Dir, Series: k.series})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = j.Step(k.step("kernel"), func(s *job.Step) (err error) {
+		k.built, err = kconfigs.Build(ctx, s, k.tree, kconfigs.Options{Fragments: o.Fragments})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	k.column.Server = "ksmbd of Linux " + k.tree.Version
+	if k.series != "" {
+		k.column.Server += " with " + k.series
+	}
+	k.column.Release, k.column.Tree = k.built.Release, k.tree.Key
+	return j.Step(k.step("image"), func(s *job.Step) (err error) {
+		if k.image, err = rootfs.Build(ctx, s, k.built, rootfs.Options{}); err == nil && k.image.Cached {
+			s.Cached()
+		}
+		return err
+	})
+}
+
+// run boots the guest and runs the scenarios. What goes wrong with the guest is
+// a finding, and goes into the column; the error is what is wrong with us.
+func (k *kernel) run(ctx context.Context, o Options, scenarios []*Scenario, out string) error {
+	j := job.From(ctx)
+	dir := filepath.Join(out, string(k.role))
+	err := j.Step(k.step("boot"), func(s *job.Step) (err error) {
+		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir}); err != nil {
+			return err
+		}
+		if err = k.vm.WaitSMB(ctx); err != nil {
+			return err
+		}
+		k.column.FirstSMB = k.vm.Times().SMB
+		s.Note("first SMB answer %s after power-on, %s", job.Duration(k.column.FirstSMB), k.vm.Accel().Name)
+		return nil
+	})
+	if _, e := os.Stat(filepath.Join(dir, "console.log")); e == nil {
+		k.column.Console = filepath.Join(string(k.role), "console.log")
+	}
+	var boot *vmrunner.BootError
+	switch {
+	case errors.As(err, &boot):
+		k.column.Failure, k.column.Reports = err.Error(), boot.Reports
+		return nil
+	case k.vm == nil:
+		return err
+	case err != nil:
+		k.column.Failure = err.Error()
+		return k.stop(ctx)
+	}
+	err = j.Step(k.step("scenarios"), func(s *job.Step) (err error) {
+		n := 0
+		k.result, err = Run(ctx, GuestServer(k.column.Server, k.vm), scenarios, func(*Result) {
+			n++
+			s.Progress("%d of %d", n, len(scenarios))
+		})
+		s.Note("%s", Count(k.result))
+		return err
+	})
+	switch died := k.vm.Err(); {
+	case died != nil:
+		k.column.Failure = died.Error()
+	case err != nil:
+		return errors.Join(err, k.stop(ctx))
+	}
+	if o.Keep && ctx.Err() == nil && k.vm.Err() == nil {
+		u := rootfs.Users[0]
+		j.Logf("%s: smb://%s:%s@%s/share; end it with Ctrl-C", k.role, u.Name, u.Password, k.vm.Addr(445))
+		select {
+		case <-ctx.Done():
+		case <-k.vm.Done():
+		}
+	}
+	return k.stop(ctx)
+}
+
+// stop powers the guest off, so that what it complains about on its way down is
+// in the report too.
+func (k *kernel) stop(ctx context.Context) error {
+	err := job.From(ctx).Step(k.step("power off"), func(*job.Step) error { return k.vm.Stop(context.WithoutCancel(ctx)) })
+	if err != nil && k.column.Failure == "" {
+		k.column.Failure = err.Error()
+	}
+	k.column.Reports, err = k.vm.Reports()
+	return err
+}
+
+// Count says how many scenarios ended in which way.
+func Count(results []*Result) string {
+	n := map[Outcome]int{}
+	for _, r := range results {
+		if r != nil {
+			n[r.Outcome]++
+		}
+	}
+	var words []string
+	for _, o := range []Outcome{Passed, Failed, Differs, Skipped} {
+		if n[o] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", n[o], o))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// report is the result as a cell of the report. Unless it had to fail, a failure
+// leaves a folder below out with its evidence.
+func (r *Result) report(mustFail bool, out, column string) (report.Result, error) {
+	c := report.Result{Time: r.Time, Reason: r.Reason}
+	switch r.Outcome {
+	case Passed:
+		c.Status = report.Passed
+	case Skipped:
+		c.Status = report.Skipped
+	case Differs:
+		c.Status = report.Skipped
+		if mustFail {
+			c.Status = report.Failed
+		}
+	case Failed:
+		c.Status = report.Failed
+	}
+	if r.Failure == nil {
+		return c, nil
+	}
+	if c.Reason != "" {
+		c.Reason += "\n"
+	}
+	c.Reason += r.Failure.String()
+	if mustFail {
+		return c, nil
+	}
+	if r.Outcome == Failed && len(r.Failure.Last) > 0 {
+		c.Reason += "\nlast messages:\n" + strings.Join(r.Failure.Last, "\n")
+	}
+	c.Folder = filepath.Join(column, r.Scenario.Name)
+	return c, r.evidence(filepath.Join(out, c.Folder))
+}
+
+// evidence writes what there is about a failure.
+func (r *Result) evidence(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{
+		"scenario.txt":   r.Scenario.Text,
+		"failure.txt":    r.Failure.String() + "\n\n" + strings.Join(r.Failure.Last, "\n") + "\n",
+		"transcript.txt": r.Transcript,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write evidence of %s: %w", r.Scenario.Name, err)
+		}
+	}
+	return nil
+}
+
+// qemuVersion is QEMU in words.
+func qemuVersion(ctx context.Context) string {
+	out, err := job.Command("qemu-system-x86_64", "--version").Probe(ctx)
+	if err != nil {
+		return err.Error()
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	return first
+}
