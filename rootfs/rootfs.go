@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/crypto/md4" //nolint:staticcheck // the NT hash is MD4
 
+	"kbuild-run/kconfigs"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 )
@@ -33,7 +34,7 @@ var files embed.FS
 
 // Image is what a VM boots.
 type Image struct {
-	Kernel *Kernel
+	Kernel *kconfigs.Kernel
 	Path   string // initramfs, uncompressed: unpacking gzip costs more than reading
 	Key    string
 	Cached bool
@@ -57,7 +58,7 @@ var Users = []User{
 }
 
 // Build returns the image for k.
-func Build(ctx context.Context, s *job.Step, k *Kernel, o Options) (*Image, error) {
+func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Image, error) {
 	src, err := sources()
 	if err != nil {
 		return nil, err

@@ -122,7 +122,7 @@ func accelKey(ctx context.Context, i *rootfs.Image) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return cache.Key("accel", string(boot), string(version), i.Kernel.Base, strings.Join(i.Kernel.Fragments, " ")), nil
+	return cache.Key("accel", string(boot), string(version), i.Kernel.Tree.Base, strings.Join(i.Kernel.Fragments, " ")), nil
 }
 
 // canary boots the image by KVM as far as PID 1, which then powers off. It returns

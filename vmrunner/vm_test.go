@@ -15,20 +15,40 @@ import (
 	"testing"
 	"time"
 
+	"kbuild-run/kconfigs"
+	"kbuild-run/patches"
+	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 )
 
-// image returns the image under test, or skips.
+// image returns an image of the newest kernel in the cache, or skips: a test does
+// not wait for a kernel to be built.
 func image(t *testing.T) *rootfs.Image {
 	t.Helper()
 	if _, err := exec.LookPath(qemuBinary); err != nil {
 		t.Skip("no ", qemuBinary)
 	}
-	k := &rootfs.Kernel{Base: "v6.12", Release: "6.12.117+", Key: "interim", Modules: "/tmp/k/mod612",
-		BzImage: "/tmp/k/b612/arch/x86/boot/bzImage", Config: "/tmp/k/b612/.config"}
+	all, err := cache.List()
+	if err != nil {
+		t.Skip("no cache: ", err)
+	}
+	var newest cache.Entry
+	for _, e := range all {
+		if e.Kind == "kernels" && e.Meta["fragments"] == "base ksmbd" && e.Used.After(newest.Used) {
+			newest = e
+		}
+	}
+	if newest.Dir == "" {
+		t.Skip("no kernel in the cache; build one with: kbuild-run kernel build")
+	}
+	k := &kconfigs.Kernel{
+		Tree: &patches.Tree{Base: "v6.12"}, Key: newest.Key, Release: newest.Meta["release"], Dir: newest.Dir,
+		BzImage: filepath.Join(newest.Dir, "bzImage"), Modules: filepath.Join(newest.Dir, "modules"),
+		Config: filepath.Join(newest.Dir, "config"),
+	}
 	var i *rootfs.Image
-	err := new(job.Job).Step("image", func(s *job.Step) (err error) {
+	err = new(job.Job).Step("image", func(s *job.Step) (err error) {
 		i, err = rootfs.Build(t.Context(), s, k, rootfs.Options{})
 		return err
 	})
