@@ -51,7 +51,7 @@ func openFolder(t *patches.Tree, names []string, cc string) (*folder, error) {
 // make returns a make command on the tree. The variables stand on the command
 // line, where they win over the environment's.
 func (f *folder) make(args ...string) *job.Cmd {
-	all := append([]string{"-C", f.tree, "O=" + f.dir, "-j" + strconv.Itoa(runtime.NumCPU()),
+	all := append([]string{"--no-print-directory", "-C", f.tree, "O=" + f.dir, "-j" + strconv.Itoa(runtime.NumCPU()),
 		"ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION=", "KCFLAGS="}, args...)
 	return job.Command("make", all...).With(environment...)
 }
