@@ -8,6 +8,50 @@ import (
 	"kbuild-run/gen/smb2"
 )
 
+// Rule is what a client asserts on every message.
+type Rule struct {
+	Name   string // what Violation.Rule says and Allow takes
+	Text   string
+	Source string
+}
+
+// Rules are the rules of this package.
+var Rules = []Rule{
+	{"header", "the header follows its table", "MS-SMB2 2.2.1"},
+	{"response-flag", "a response has SMB2_FLAGS_SERVER_TO_REDIR", "MS-SMB2 2.2.1.2"},
+	{"message-id", "a response has the MessageId of a request", "MS-SMB2 3.2.5.1.2"},
+	{"second-response", "a request has one final response", "MS-SMB2 3.3.4.1"},
+	{"second-interim", "a request has one interim response", "MS-SMB2 3.3.4.2"},
+	{"unsolicited", "only oplock and lease breaks come without a request", "MS-SMB2 3.2.5.19"},
+	{"breaks", "breaks do not come faster than anybody reads them", "this client"},
+	{"command", "a response has the Command of its request", "MS-SMB2 3.3.4.1"},
+	{"session-id", "a response has the SessionId of its request", "MS-SMB2 3.3.4.1"},
+	{"tree-id", "a synchronous response has the TreeId of its request", "MS-SMB2 3.3.4.1"},
+	{"related-flag", "responses behind the first of a related compound have SMB2_FLAGS_RELATED_OPERATIONS", "MS-SMB2 3.3.4.1.3"},
+	{"signed", "a response is signed only if its request was", "MS-SMB2 3.3.4.1.1"},
+	{"unsigned", "a final response is signed if its request was", "MS-SMB2 3.3.4.1.1"},
+	{"signature", "a signature is right", "MS-SMB2 3.2.5.1.3"},
+	{"unencrypted", "a response, the interim one too, is encrypted if its request was", "MS-SMB2 3.3.4.1.4"},
+	{"credits", "the client is never left without a credit", "MS-SMB2 3.3.1.2"},
+	{"error-body", "an interim or error response has an error body, with a byte behind ByteCount", "MS-SMB2 2.2.2"},
+	{"interim-flags", "STATUS_PENDING comes with SMB2_FLAGS_ASYNC_COMMAND", "MS-SMB2 3.3.4.2"},
+	{"interim-signed", "an interim response is not signed", "MS-SMB2 3.3.4.2"},
+	{"interim-credits", "an interim response grants a credit", "MS-SMB2 3.3.4.2"},
+	{"interim-compound", "an interim response stands alone", "MS-SMB2 3.3.4.2"},
+	{"async-id", "an AsyncId is not 0, not another request's, and the same in both responses", "MS-SMB2 3.3.4.2"},
+	{"final-flags", "a final response has SMB2_FLAGS_ASYNC_COMMAND if and only if there was an interim one", "MS-SMB2 3.3.4.3"},
+	{"final-credits", "a final response behind an interim one grants nothing", "MS-SMB2 3.3.4.3"},
+	{"notify-body", "a CHANGE_NOTIFY response follows its table; without STATUS_SUCCESS it is empty", "MS-SMB2 2.2.36"},
+	{"notify-empty", "STATUS_SUCCESS brings a record", "MS-SMB2 3.3.5.19"},
+	{"notify-length", "the records are no longer than OutputBufferLength of the request", "MS-SMB2 3.2.5.16"},
+	{"notify-list", "the list of records ends inside the buffer", "MS-FSCC 2.7.1"},
+	{"notify-record", "a record follows its table", "MS-FSCC 2.7.1"},
+	{"notify-action", "an action is one of files: 1 to 8", "MS-FSCC 2.7.1"},
+	{"notify-rename", "RENAMED_NEW_NAME follows RENAMED_OLD_NAME at once", "MS-FSCC 2.7.1"},
+	{"notify-name", "a name is well-formed, does not begin with a separator and has no quotation mark", "MS-SMB2 3.2.5.16"},
+	{"notify-separator", "a name has a separator only with SMB2_WATCH_TREE", "MS-SMB2 3.2.5.16"},
+}
+
 // Violation is a rule that a message of the server breaks.
 type Violation struct {
 	Rule      string // the name Allow takes
@@ -61,13 +105,20 @@ func (c *Conn) check(p *Pending, r *Response, first bool) {
 	if h.SessionId != p.Hdr.SessionId && h.Command != smb2.SMB2_SESSION_SETUP {
 		c.violate("session-id", mid, "%v: session %#x, request had %#x", h.Command, h.SessionId, p.Hdr.SessionId)
 	}
-	interim := h.Status == smb2.STATUS_PENDING && h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND != 0
+	async := h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND != 0
+	if !async && p.interim == nil && h.Status != smb2.STATUS_PENDING && h.TreeId != p.Hdr.TreeId && h.Command != smb2.SMB2_TREE_CONNECT {
+		c.violate("tree-id", mid, "%v %v: tree %d, request had %d", h.Command, h.Status, h.TreeId, p.Hdr.TreeId)
+	}
+	if !first && p.Request.Related && h.Flags&smb2.SMB2_FLAGS_RELATED_OPERATIONS == 0 {
+		c.violate("related-flag", mid, "%v %v: SMB2_FLAGS_RELATED_OPERATIONS is not set", h.Command, h.Status)
+	}
+	interim := h.Status == smb2.STATUS_PENDING && async
 	switch {
 	case interim:
 		c.checkInterim(p, r, first)
 	case p.interim != nil:
 		c.checkAsyncFinal(p, r)
-	case h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND != 0:
+	case async:
 		c.violate("final-flags", mid, "%v %v: ASYNC without an interim response", h.Command, h.Status)
 	case h.Status == smb2.STATUS_PENDING:
 		c.violate("interim-flags", mid, "%v STATUS_PENDING without ASYNC (MS-SMB2 3.3.4.2)", h.Command)

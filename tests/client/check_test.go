@@ -82,6 +82,14 @@ func (b *bench) final(status smb2.NtStatus, records ...smb2.FileNotifyInformatio
 	return a
 }
 
+// atOnce is a final response without an interim one.
+func (b *bench) atOnce(status smb2.NtStatus, records ...smb2.FileNotifyInformation) *answer {
+	a := b.final(status, records...)
+	a.Flags &^= smb2.SMB2_FLAGS_ASYNC_COMMAND
+	a.ProcessId, a.TreeId = b.p.Hdr.ProcessId, b.p.Hdr.TreeId
+	return a
+}
+
 func (b *bench) bytes(a *answer) []byte {
 	h := a.Hdr
 	if !a.unsigned {
@@ -112,6 +120,8 @@ var (
 
 // TestViolations breaks one rule at a time and wants that rule named, alone.
 func TestViolations(t *testing.T) {
+	// Those that need more than one frame with one message have tests below.
+	seen := map[string]bool{"signature": true, "credits": true, "unencrypted": true, "interim-compound": true, "related-flag": true}
 	flat, tree := Watch{Size: 100}, Watch{Size: 100, Tree: true}
 	for _, c := range []struct {
 		name  string
@@ -121,8 +131,7 @@ func TestViolations(t *testing.T) {
 	}{
 		{"right", flat, func(b *bench) []*answer { return []*answer{b.interim(), b.final(smb2.STATUS_SUCCESS, added)} }, ""},
 		{"right, at once", flat, func(b *bench) []*answer {
-			a := b.final(smb2.STATUS_SUCCESS, added)
-			a.Flags &^= smb2.SMB2_FLAGS_ASYNC_COMMAND
+			a := b.atOnce(smb2.STATUS_SUCCESS, added)
 			a.CreditRequest = 1
 			return []*answer{a}
 		}, ""},
@@ -173,6 +182,22 @@ func TestViolations(t *testing.T) {
 		{"id never sent", flat, func(b *bench) []*answer { a := b.interim(); a.MessageId = 1000; return []*answer{a} }, "message-id"},
 		{"another command", flat, func(b *bench) []*answer { a := b.interim(); a.Command = smb2.SMB2_ECHO; return []*answer{a} }, "command"},
 		{"another session", flat, func(b *bench) []*answer { a := b.interim(); a.SessionId++; return []*answer{a} }, "session-id"},
+		{"another tree", flat, func(b *bench) []*answer {
+			a := b.atOnce(smb2.STATUS_CANCELLED)
+			a.TreeId++
+			return []*answer{a}
+		}, "tree-id"},
+		{"unknown flag", flat, func(b *bench) []*answer { a := b.interim(); a.Flags |= 0x800; return []*answer{a} }, "header"},
+		{"without a request", flat, func(b *bench) []*answer { a := b.interim(); a.MessageId = unsolicited; return []*answer{a} }, "unsolicited"},
+		{"two breaks nobody reads", flat, func(b *bench) []*answer {
+			a := b.final(smb2.STATUS_SUCCESS)
+			a.MessageId, a.Command = unsolicited, smb2.SMB2_OPLOCK_BREAK
+			return []*answer{a, a}
+		}, "breaks"},
+		{"signed though the request was not", flat, func(b *bench) []*answer {
+			b.p.Hdr.Flags &^= smb2.SMB2_FLAGS_SIGNED
+			return []*answer{b.interim(), b.final(smb2.STATUS_CANCELLED)}
+		}, "signed"},
 		{"a request", flat, func(b *bench) []*answer {
 			a := b.interim()
 			a.Flags &^= smb2.SMB2_FLAGS_SERVER_TO_REDIR
@@ -245,10 +270,44 @@ func TestViolations(t *testing.T) {
 			for _, v := range b.c.Violations() {
 				got = append(got, v.Rule)
 			}
+			for _, name := range got {
+				seen[name] = true
+			}
 			if want := strings.Fields(c.want); !slices.Equal(got, want) {
 				t.Errorf("violations %v, want %v\n%v", got, want, b.c.Violations())
 			}
 		})
+	}
+	for _, r := range Rules {
+		if !seen[r.Name] {
+			t.Errorf("rule %s: nothing breaks it", r.Name)
+		}
+		delete(seen, r.Name)
+	}
+	for name := range seen {
+		t.Errorf("violation %s: no such rule", name)
+	}
+}
+
+// TestCompoundResponse: an interim response may not be the second part of a
+// compound, and a second part says that it is one.
+func TestCompoundResponse(t *testing.T) {
+	b := newBench(t, Watch{Size: 100})
+	b.p.Request.Related = true
+	echo := &Request{Command: smb2.SMB2_ECHO, Body: smb2.NewEchoReq(), Session: b.s}
+	h := b.c.header(echo, benchID-1)
+	h.Flags |= smb2.SMB2_FLAGS_SIGNED
+	b.c.pending[h.MessageId] = &Pending{Request: echo, Hdr: h, conn: b.c, interimed: make(chan struct{}), finished: make(chan struct{})}
+	h.Flags = smb2.SMB2_FLAGS_SERVER_TO_REDIR
+	h.NextCommand = smb2.HdrSize + 8
+	first := &answer{Hdr: h, body: append(smb2.NewEchoRsp().Append(nil), 0, 0, 0, 0)}
+	must(t, b.c.frame(append(b.bytes(first), b.bytes(b.interim())...)))
+	var got []string
+	for _, v := range b.c.Violations() {
+		got = append(got, v.Rule)
+	}
+	if want := []string{"related-flag", "interim-compound"}; !slices.Equal(got, want) {
+		t.Errorf("violations %v, want %v", got, want)
 	}
 }
 
@@ -267,9 +326,7 @@ func TestBadSignature(t *testing.T) {
 func TestLostCredits(t *testing.T) {
 	b := newBench(t, Watch{Size: 100})
 	b.c.window.credits = 0
-	a := b.final(smb2.STATUS_CANCELLED)
-	a.Flags &^= smb2.SMB2_FLAGS_ASYNC_COMMAND
-	must(t, b.send(a))
+	must(t, b.send(b.atOnce(smb2.STATUS_CANCELLED)))
 	if v := b.c.Violations(); len(v) != 1 || v[0].Rule != "credits" {
 		t.Errorf("violations %v, want credits", v)
 	}

@@ -148,7 +148,7 @@ func (c *Conn) Send(ctx context.Context, reqs ...*Request) ([]*Pending, error) {
 		mid += uint64(max(1, p.Hdr.CreditCharge))
 		all[i] = p
 	}
-	return all, c.transmit(all)
+	return all, c.transmit(ctx, all)
 }
 
 // Do sends one request and waits for its final response. A status that is
@@ -214,7 +214,7 @@ func (c *Conn) secured(r *Request) (sign, encrypt bool) {
 
 // transmit encodes, signs, encrypts and writes a chain of requests, and makes
 // their pendings known to the reader.
-func (c *Conn) transmit(chain []*Pending) error {
+func (c *Conn) transmit(ctx context.Context, chain []*Pending) error {
 	first := chain[0].Request
 	_, encrypt := c.secured(first)
 	var frame []byte
@@ -258,7 +258,27 @@ func (c *Conn) transmit(chain []*Pending) error {
 		c.recordLocked(Out, p.Hdr, p.Sent, p.encrypted, "")
 	}
 	c.mu.Unlock()
-	if err := writeFrame(c.tcp, frame); err != nil {
+	return c.write(ctx, frame)
+}
+
+// writePatience is how long a message without a context of its own may take to
+// go out: it counts only when the server has stopped to read.
+const writePatience = 10 * time.Second
+
+// write writes a frame; c.writing is held. A frame that is cut by the end of ctx
+// ends the connection.
+func (c *Conn) write(ctx context.Context, frame []byte) error {
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.tcp.SetWriteDeadline(time.Unix(1, 0))
+		close(cut)
+	})
+	err := writeFrame(c.tcp, frame)
+	if !stop() {
+		<-cut
+		c.tcp.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
 		c.fail(fmt.Errorf("send: %w", err))
 		return c.Err()
 	}
@@ -271,7 +291,9 @@ func (c *Conn) SendRaw(message []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.note("raw frame of %d bytes sent", len(message))
-	return writeFrame(c.tcp, message)
+	ctx, stop := context.WithTimeout(context.Background(), writePatience)
+	defer stop()
+	return c.write(ctx, message)
 }
 
 // SendTCP writes bytes to the TCP connection without a frame.
@@ -407,9 +429,7 @@ func (c *Conn) cancel(s *Session, mid, async uint64, plain, encrypt bool) error 
 	c.mu.Lock()
 	c.recordLocked(Out, h, message, encrypt, "")
 	c.mu.Unlock()
-	if err := writeFrame(c.tcp, frame); err != nil {
-		c.fail(fmt.Errorf("send: %w", err))
-		return c.Err()
-	}
-	return nil
+	ctx, stop := context.WithTimeout(context.Background(), writePatience)
+	defer stop()
+	return c.write(ctx, frame)
 }
