@@ -1,0 +1,263 @@
+package capture_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/diff"
+
+	"kbuild-run/gen/capture"
+	"kbuild-run/gen/smb2"
+	"kbuild-run/gen/table"
+)
+
+var update = flag.Bool("update", false, "rewrite the timelines beside the captures")
+
+func tables(t testing.TB) *table.Set {
+	t.Helper()
+	set, err := table.Load(os.DirFS("../tables"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// vectors returns the captures.
+func vectors(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob("../vectors/*.pcap*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("captures %v: %v", files, err)
+	}
+	return files
+}
+
+func timeline(t testing.TB, set *table.Set, file string) *capture.Timeline {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	frames, err := capture.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := capture.NewTimeline(set)
+	for i := range frames {
+		line.Add(&frames[i])
+	}
+	return line
+}
+
+// TestTimelines prints every capture.
+func TestTimelines(t *testing.T) {
+	set := tables(t)
+	for _, file := range vectors(t) {
+		var got bytes.Buffer
+		if err := timeline(t, set, file).Print(&got, -1, false); err != nil {
+			t.Fatal(err)
+		}
+		golden := strings.TrimSuffix(file, filepath.Ext(file)) + ".txt"
+		if *update {
+			if err := os.WriteFile(golden, got.Bytes(), 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("%s", diff.Diff(golden, want, "decoded", got.Bytes()))
+		}
+	}
+}
+
+// TestVectors reads every message of other programs with the codec, writes it back,
+// and holds it against the rules.
+func TestVectors(t *testing.T) {
+	set := tables(t)
+	seen := map[string]int{}
+	for _, file := range vectors(t) {
+		for i, m := range timeline(t, set, file).All {
+			where := fmt.Sprintf("%s, message %d", filepath.Base(file), i+1)
+			if m.Header == nil || m.Body == nil {
+				t.Errorf("%s: %v", where, m.Err)
+				continue
+			}
+			var hdr smb2.Hdr
+			rest, err := hdr.Decode(m.Raw)
+			if err != nil {
+				t.Errorf("%s: %v", where, err)
+				continue
+			}
+			name := m.Body.Decl.Name
+			seen[name]++
+			body := smb2.New(name)
+			left, err := body.Decode(rest)
+			if err != nil {
+				t.Errorf("%s: %v", where, err)
+				continue
+			}
+			if got := body.Append(hdr.Append(nil)); !bytes.Equal(got, m.Raw[:len(m.Raw)-len(left)]) {
+				t.Errorf("%s: %s written back\ngot  %x\nwant %x", where, name, got, m.Raw)
+			}
+			if strings.HasPrefix(filepath.Base(file), "torture") && !m.Response {
+				continue // breaks rules on purpose
+			}
+			for _, x := range []smb2.Message{&hdr, body} {
+				if err := x.Check(); err != nil {
+					t.Errorf("%s: %v", where, err)
+				}
+			}
+			inside(t, where, seen, m, body)
+		}
+	}
+	// A structure that no capture holds is not proven by any.
+	var missing []string
+	for _, v := range set.Lookup("smb2_command").Values {
+		for _, h := range v.Holds {
+			if name := strings.Split(h, "|")[0]; name != "-" && seen[name] == 0 {
+				missing = append(missing, name)
+			}
+		}
+	}
+	if len(missing) > 0 {
+		t.Errorf("no capture has %v", missing)
+	}
+	t.Logf("%d structures: %v", len(seen), seen)
+}
+
+// inside reads the lists that a body carries.
+func inside(t *testing.T, where string, seen map[string]int, m *capture.Message, body smb2.Message) {
+	t.Helper()
+	switch body := body.(type) {
+	case *smb2.ChangeNotifyRsp:
+		b, _ := body.OutputBuffer()
+		list, err := smb2.Chain[smb2.FileNotifyInformation](b)
+		rules(t, where, list, err)
+		seen["file_notify_information"] += len(list)
+	case *smb2.QueryDirectoryRsp:
+		b, _ := body.OutputBuffer()
+		switch class := smb2.FileInfoClass(m.Request.Body.Number("FileInformationClass")); class {
+		case smb2.FILEID_BOTH_DIRECTORY_INFORMATION:
+			list, err := smb2.Chain[smb2.FileIdBothDirectoryInfo](b)
+			rules(t, where, list, err)
+			seen["file_id_both_directory_info"] += len(list)
+		case smb2.FILE_NAMES_INFORMATION:
+			list, err := smb2.Chain[smb2.FileNamesInfo](b)
+			rules(t, where, list, err)
+			seen["file_names_info"] += len(list)
+		default:
+			t.Errorf("%s: %v, and no reader for it here", where, class)
+		}
+	case *smb2.NegotiateReq:
+		b, _ := body.NegotiateContexts()
+		list, err := smb2.NegContexts(b, int(body.NegotiateContextCount))
+		rules(t, where, list, err)
+		seen["smb2_neg_context"] += len(list)
+	case *smb2.NegotiateRsp:
+		if body.DialectRevision == smb2.SMB311_PROT_ID {
+			b, _ := body.NegotiateContexts()
+			list, err := smb2.NegContexts(b, int(body.NegotiateContextCount))
+			rules(t, where, list, err)
+		}
+	case *smb2.CreateReq:
+		b, _ := body.CreateContexts()
+		list, err := smb2.Chain[smb2.CreateContext](b)
+		rules(t, where, list, err)
+		seen["create_context"] += len(list)
+	case *smb2.CreateRsp:
+		b, _ := body.CreateContexts()
+		list, err := smb2.Chain[smb2.CreateContext](b)
+		rules(t, where, list, err)
+		seen["create_context"] += len(list)
+	}
+}
+
+func rules[T any, P interface {
+	*T
+	smb2.Message
+}](t *testing.T, where string, list []T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", where, err)
+	}
+	for i := range list {
+		if err := P(&list[i]).Check(); err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+	}
+}
+
+// TestTshark compares commands, message ids and statuses with what tshark reads.
+func TestTshark(t *testing.T) {
+	tshark, err := exec.LookPath("tshark")
+	if err != nil {
+		t.Skip("no tshark to compare with")
+	}
+	set := tables(t)
+	for _, file := range vectors(t) {
+		out, err := exec.Command(tshark, "-r", file, "-d", "tcp.port==44501,nbss", "-Y", "smb2", "-T", "fields", "-E", "separator=;", "-E", "aggregator=,",
+			"-e", "smb2.flags.response", "-e", "smb2.cmd", "-e", "smb2.msg_id", "-e", "smb2.nt_status").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+			cell := strings.Split(line, ";")
+			responses, commands, mids := strings.Split(cell[0], ","), strings.Split(cell[1], ","), strings.Split(cell[2], ",")
+			statuses := strings.Split(cell[3], ",")
+			for i := range commands {
+				status := ""
+				if strings.EqualFold(responses[i], "1") || strings.EqualFold(responses[i], "true") {
+					status, statuses = statuses[0], statuses[1:]
+				}
+				want = append(want, fmt.Sprint(commands[i], " ", mids[i], " ", status))
+			}
+		}
+		var got []string
+		for _, m := range timeline(t, set, file).All {
+			status := ""
+			if m.Response {
+				status = fmt.Sprintf("0x%08x", m.Status())
+			}
+			got = append(got, fmt.Sprint(m.Cmd(), " ", m.MessageId(), " ", status))
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s\n%s", file, diff.Diff("tshark", []byte(strings.Join(want, "\n")), "decode", []byte(strings.Join(got, "\n"))))
+		}
+		t.Logf("%s: %d messages", filepath.Base(file), len(got))
+	}
+}
+
+// FuzzTimeline reads anything as a frame and prints what became of it.
+func FuzzTimeline(f *testing.F) {
+	set := tables(f)
+	for _, file := range vectors(f) {
+		for _, m := range timeline(f, set, file).All {
+			f.Add(m.Raw)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		line := capture.NewTimeline(set)
+		line.Add(&capture.Frame{Kind: capture.SMB2, Data: b})
+		var out bytes.Buffer
+		if err := line.Print(&out, -1, true); err != nil {
+			t.Fatal(err)
+		}
+		if len(line.All) == 0 || out.Len() == 0 {
+			t.Error("a frame left no trace")
+		}
+	})
+}
