@@ -104,7 +104,8 @@ func samba(ctx context.Context, kernel string) (*Server, func() error, error) {
 func AddressServer(address string) (*Server, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, err
+		// Not with its text, which has the password in it.
+		return nil, errors.New("server: not an address; want smb://user:password@host:port/share")
 	}
 	share := strings.Trim(u.Path, "/")
 	if u.Scheme != "smb" || u.Hostname() == "" || share == "" || strings.Contains(share, "/") {

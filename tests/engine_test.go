@@ -1,0 +1,205 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"kbuild-run/gen/smb2"
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/client"
+	"kbuild-run/tests/servers"
+)
+
+const head = "# It shows something.\n# sections: MS-SMB2 1\n# rules: R-2.25\n"
+
+func TestParse(t *testing.T) {
+	s, err := parse("x", "# It shows\n# something.\n#\n# sections: MS-SMB2 1;\n#     MS-FSCC 2\n# rules: R-2.25 R-2.40\n# needs: notify shell\n# samba: it does\n#     other things\n\nconnect a\n# sections: not here\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Scenario{
+		Name: "x", Shows: "It shows something.", Sections: "MS-SMB2 1; MS-FSCC 2", Rules: []string{"R-2.25", "R-2.40"},
+		Needs: []string{"notify", "shell"}, Differs: map[string]string{"samba": "it does other things"}, Text: s.Text,
+	}
+	if !reflect.DeepEqual(*s, want) {
+		t.Errorf("got %+v, want %+v", *s, want)
+	}
+	for _, test := range []struct{ text, want string }{
+		{"connect a\n", "says what it shows"},
+		{"# It shows.\n# rules: R-2.25\n", "# sections:"},
+		{"# It shows.\n# sections: MS-SMB2 1\n", "# rules:"},
+		{head + "# needs: magic\n", "magic is unknown"},
+	} {
+		if _, err := parse("x", test.text); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: got %v, want an error with %q", test.text, err, test.want)
+		}
+	}
+}
+
+func TestReadLine(t *testing.T) {
+	const spec = "-filter F -tree -size N"
+	for _, test := range []struct {
+		args string
+		want line
+		err  string
+	}{
+		{"dir", line{words: []string{"dir"}, options: map[string]string{}}, ""},
+		{"dir as w -tree -size 10", line{words: []string{"dir"}, as: "w", options: map[string]string{"-tree": "yes", "-size": "10"}}, ""},
+		{"dir as", line{words: []string{"dir", "as"}, options: map[string]string{}}, ""},
+		{"dir -size", line{}, "-size wants a value"},
+		{"dir -sizes 3", line{}, "unknown option -sizes; there are: -filter -size -tree"},
+	} {
+		got, err := readLine(strings.Fields(test.args), spec)
+		if test.err != "" {
+			if err == nil || err.Error() != test.err {
+				t.Errorf("%q: got %v, want %s", test.args, err, test.err)
+			}
+			continue
+		}
+		if err != nil || !reflect.DeepEqual(*got, test.want) {
+			t.Errorf("%q: got %+v, %v; want %+v", test.args, got, err, test.want)
+		}
+	}
+}
+
+func TestRecords(t *testing.T) {
+	words := []string{"added", "a", "old", "b c", "new", `d\e`, "removed", ""}
+	all, err := records(words)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := inWords(all), `added a old 'b c' new d\e removed ''`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	reversed := []client.Change{all[3], all[2], all[1], all[0]}
+	if same(reversed, all, false) || !same(reversed, all, true) || same(all[1:], all, true) {
+		t.Errorf("same: got %v, %v, %v; want false, true, false", same(reversed, all, false), same(reversed, all, true), same(all[1:], all, true))
+	}
+	for _, bad := range [][]string{{"added"}, {"created", "f"}} {
+		if _, err := records(bad); err == nil {
+			t.Errorf("records(%q): got no error", bad)
+		}
+	}
+}
+
+func TestFilters(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		want smb2.CompletionFilter
+		ok   bool
+	}{
+		{"name", 3, true}, {"0x15", 0x15, true}, {"file_name,security", 0x101, true}, {"0xfffff001", 0xfffff001, true}, {"names", 0, false},
+	} {
+		if got, err := bits("filter", filters, test.text); got != test.want || (err == nil) != test.ok {
+			t.Errorf("%s: got %v, %v; want %v", test.text, got, err, test.want)
+		}
+	}
+}
+
+// What a scenario says when it fails is what a person has to go by.
+func TestFailures(t *testing.T) {
+	ctx := job.With(context.Background(), &job.Job{})
+	server, stop, err := SambaServer(ctx)
+	if errors.Is(err, servers.ErrNoSamba) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	for _, test := range []struct {
+		name, text string
+		outcome    Outcome
+		failure    Failure // Last is not looked at
+		reason     string
+	}{
+		{"records", "connect a\nopen a . as dir\nwatch dir\nmakedir a x\nexpect dir added y\n", Failed, Failure{Line: 9, Step: "expect dir added y", Want: "added y", Got: "added x"}, ""},
+		{"status", "connect a\nopen a . as dir\nwatch dir -size max+1 -charge 1\nexpect dir pending\n", Failed, Failure{Line: 8, Step: "expect dir pending", Want: "STATUS_PENDING", Got: "STATUS_INVALID_PARAMETER"}, ""},
+		{"not-there", "connect a\nopen a nothing\n", Failed, Failure{Line: 6, Step: "open a nothing", Want: "the step to succeed", Got: `CREATE: STATUS_OBJECT_NAME_NOT_FOUND`}, ""},
+		{"wanted", "connect a\nopen a nothing -status STATUS_OBJECT_NAME_NOT_FOUND\n", Passed, Failure{}, ""},
+		{"not-wanted", "connect a\nopen a . as d -status STATUS_ACCESS_DENIED\n", Failed, Failure{Line: 6, Step: "open a . as d -status STATUS_ACCESS_DENIED", Want: "STATUS_ACCESS_DENIED", Got: "STATUS_SUCCESS"}, ""},
+		{"no-command", "conect a\n", Failed, Failure{Line: 5, Step: "conect a", Want: "a script that can be read", Got: `unknown command "conect" (did you mean "connect"?)`}, ""},
+		{"no-client", "open a .\n", Failed, Failure{Line: 5, Step: "open a .", Want: "the step to succeed", Got: `there is no client "a"; there are: `}, ""},
+		{"order", "connect a\nopen a . as x\nopen a . as y\nclose x as first\nclose y as second\norder second first\n", Failed, Failure{Line: 10, Step: "order second first", Want: "second before first", Got: "first before second"}, ""},
+		{"server", "server false\n", Failed, Failure{Line: 5, Step: "server false", Want: "the step to succeed", Got: "exit status 1"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := parse(test.name, head+"\n"+test.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			results, err := Run(ctx, server, []*Scenario{s}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := results[0]
+			if r.Outcome != test.outcome {
+				t.Fatalf("outcome: got %s, want %s", r.Outcome, test.outcome)
+			}
+			if r.Outcome != Failed {
+				return
+			}
+			got, want := *r.Failure, test.failure
+			if got.Line != want.Line || got.Step != want.Step || got.Want != want.Want || !strings.Contains(got.Got, want.Got) {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
+	}
+
+	// A difference that is no more must be taken out of the head; a server
+	// without a shell skips.
+	noShell := *server
+	noShell.Shell, noShell.WithShell = nil, nil
+	for _, test := range []struct {
+		name, head, text string
+		outcome          Outcome
+		reason           string
+	}{
+		{"differs", "# samba: it does not\n", "connect a\nopen a nothing\n", Differs, "it does not"},
+		{"differs-no-more", "# samba: it does not\n", "connect a\n", Failed, "it does not"},
+		{"ksmbd", "# ksmbd: it does not\n", "connect a\n", Passed, ""},
+		{"shell", "# needs: shell\n", "connect a\n", Skipped, "samba has no shell for us"},
+	} {
+		s, err := parse(test.name, head+test.head+"\n"+test.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		results, err := Run(ctx, &noShell, []*Scenario{s}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := results[0]; r.Outcome != test.outcome || r.Reason != test.reason {
+			t.Errorf("%s: got %s, %q; want %s, %q", test.name, r.Outcome, r.Reason, test.outcome, test.reason)
+		}
+	}
+}
+
+func TestAddressServer(t *testing.T) {
+	for _, test := range []struct {
+		text, addr, share, domain, user, password string
+		ok                                        bool
+	}{
+		{"smb://u:p%20w@host/share", "host:445", "share", "", "u", "p w", true},
+		{"smb://d;u:p@host:4450/share/", "host:4450", "share", "d", "u", "p", true},
+		{"smb://host/share", "", "", "", "", "", false},
+		{"smb://u:p@host", "", "", "", "", "", false},
+		{"http://u:p@host/share", "", "", "", "", "", false},
+	} {
+		s, err := AddressServer(test.text)
+		if (err == nil) != test.ok {
+			t.Errorf("%s: got %v", test.text, err)
+		}
+		if err != nil {
+			if strings.Contains(err.Error(), ":p@") {
+				t.Errorf("%s: the error shows the password: %v", test.text, err)
+			}
+			continue
+		}
+		if s.Addr != test.addr || s.Share != test.share || s.User != (client.Credentials{User: test.user, Password: test.password, Domain: test.domain}) {
+			t.Errorf("%s: got %+v", test.text, s)
+		}
+	}
+}
