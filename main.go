@@ -67,9 +67,12 @@ func run() int {
 	root.PersistentFlags().BoolVarP(&j.Verbose, "verbose", "v", false, "show what child processes print")
 	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "print the commands, run none")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return job.Usage(err) })
+	cobra.EnableCommandSorting = false // theirs is the order of the road
+	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, c := range commands {
 		root.AddCommand(c())
 	}
+	checkArgs(root)
 	err := root.ExecuteContext(job.With(ctx, j))
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("interrupted: %w", context.Canceled)
@@ -80,4 +83,20 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "kbuild-run: interrupted")
 	}
 	return job.Code(err)
+}
+
+// checkArgs makes wrong arguments of c and the commands below it mistakes on the
+// command line, which have an exit code of their own.
+func checkArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return job.Usage(err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		checkArgs(sub)
+	}
 }
