@@ -204,10 +204,14 @@ func (f *folder) compile(ctx context.Context, s *job.Step) (objects int, err err
 	if !killed(err) {
 		os.Remove(f.mark())
 	}
-	if err != nil && ctx.Err() == nil && len(e.text) > 0 {
-		return 0, job.Failed(fmt.Errorf("compile the kernel:\n%s", strings.Join(e.text, "\n")))
+	if err == nil || ctx.Err() != nil || len(e.text) == 0 {
+		return objects, err
 	}
-	return objects, err
+	said := strings.Join(e.text, "\n")
+	if hostHeader.MatchString(said) {
+		return 0, fmt.Errorf("compile the kernel's own tools:\n%s\ninstall the header with: kbuild-run setup", said)
+	}
+	return 0, job.Failed(fmt.Errorf("compile the kernel:\n%s", said))
 }
 
 // mark is a file that is there while make runs.
@@ -268,7 +272,11 @@ var (
 	// "fs/smb/server/vfs.c:12:3: error: ...", modpost's "ERROR: ...", ld's
 	// "vfs.c:(.text+0x12): undefined reference to ...".
 	complaint = regexp.MustCompile(`: (fatal )?error: |^ERROR: |undefined reference to |multiple definition of |^\S+\.[chS]:\d+:\d+: (fatal )?error`)
-	progress  = regexp.MustCompile(`^(  [A-Z][A-Z0-9_]+( \[M\])? |make(\[\d+\])?: )`)
+	// Headers of libelf-dev and libssl-dev, which objtool and the programs
+	// under scripts/ and certs/ include.
+	hostHeader = regexp.MustCompile(`fatal error: (g?elf|libelf|openssl/\w+)\.h: No such file`)
+
+	progress = regexp.MustCompile(`^(  [A-Z][A-Z0-9_]+( \[M\])? |make(\[\d+\])?: )`)
 )
 
 // line takes one line of make's output: a complaint lasts until make speaks

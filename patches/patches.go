@@ -137,6 +137,13 @@ func (b Base) tree(ctx context.Context, s *job.Step, user, head string) (t *Tree
 		if err := follow(ctx, user, t.Repository(), head); err != nil {
 			return nil, false, err
 		}
+		changed, err := look(ctx, userGit(user, "status", "--porcelain", "--untracked-files=no"))
+		if err != nil {
+			return nil, false, err
+		}
+		if changed != "" {
+			job.From(ctx).Logf("%s has changes that are in no commit: they are left out", user)
+		}
 		t.Source = fmt.Sprintf("%s at %.12s", meta["source"], head)
 	} else if cached {
 		if meta, err = cache.Meta(t.entry); err != nil {
