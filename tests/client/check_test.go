@@ -36,7 +36,8 @@ func newBench(t *testing.T, w Watch) *bench {
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
 	c := &Conn{
-		tcp: near, granted: make(chan struct{}, 1), done: make(chan struct{}), breaks: make(chan *Response, 1),
+		Options: Options{Dialects: []smb2.Dialect{smb2.SMB311_PROT_ID}},
+		tcp:     near, granted: make(chan struct{}, 1), done: make(chan struct{}), breaks: make(chan *Response, 1),
 		window: window{next: 8, credits: 3}, pending: map[uint64]*Pending{}, async: map[uint64]*Pending{},
 		sessions: map[uint64]*Session{}, allowed: map[string]bool{},
 	}

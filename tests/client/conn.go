@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -118,7 +119,7 @@ func Connect(ctx context.Context, addr string, o Options) (*Conn, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		addr = net.JoinHostPort(addr, "445")
 	}
-	if o.Dialects == nil {
+	if len(o.Dialects) == 0 {
 		o.Dialects = []smb2.Dialect{smb2.SMB20_PROT_ID, smb2.SMB21_PROT_ID, smb2.SMB30_PROT_ID, smb2.SMB302_PROT_ID, smb2.SMB311_PROT_ID}
 	}
 	if o.SigningAlgorithms == nil {
@@ -223,7 +224,7 @@ func (c *Conn) Credits() int {
 // (MS-SMB2 3.1.5.2). Without multi-credit it is 0 and costs one credit.
 func (c *Conn) charge(payload int) uint16 {
 	switch {
-	case c.Dialect == smb2.SMB20_PROT_ID:
+	case c.Dialect == smb2.SMB20_PROT_ID, c.Dialect == 0 && slices.Max(c.Options.Dialects) == smb2.SMB20_PROT_ID:
 		return 0
 	case c.Dialect != 0 && c.Capabilities&smb2.SMB2_GLOBAL_CAP_LARGE_MTU == 0:
 		return 0

@@ -119,6 +119,23 @@ func TestFiles(t *testing.T) {
 	must(t, tree.Session.Echo(ctx))
 }
 
+func TestControls(t *testing.T) {
+	s := samba(t, servers.SambaOptions{})
+	_, tree := connect(t, s, options(s))
+	ctx := within(t)
+	f, g := mustCreate(t, tree, "a", create), mustCreate(t, tree, "b", create)
+	must(t, f.Write(ctx, 0, []byte("0123456789")))
+	must(t, g.CopyFrom(ctx, f, 2, 0, 8))
+	if got, err := g.Read(ctx, 0, 100); err != nil || string(got) != "23456789" {
+		t.Errorf("copy %q, %v, want %q", got, err, "23456789")
+	}
+	must(t, f.SetSparse(ctx))
+	must(t, f.Zero(ctx, 3, 5))
+	if got, err := f.Read(ctx, 0, 100); err != nil || string(got) != "012\x00\x0056789" {
+		t.Errorf("zeroed %q, %v, want %q", got, err, "012\x00\x0056789")
+	}
+}
+
 func TestLargeListing(t *testing.T) {
 	s := samba(t, servers.SambaOptions{})
 	for i := range 700 {

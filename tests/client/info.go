@@ -295,6 +295,49 @@ func (t *Tree) Control(ctx context.Context, id FileID, o Control) ([]byte, error
 	return rsp.Output()
 }
 
+// SetSparse makes the file sparse.
+func (f *File) SetSparse(ctx context.Context) error {
+	_, err := f.Tree.Control(ctx, f.ID, Control{Code: smb2.FSCTL_SET_SPARSE})
+	return err
+}
+
+// Zero fills the bytes from offset up to end with zeros.
+func (f *File) Zero(ctx context.Context, offset, end uint64) error {
+	z := smb2.ZeroDataInformation{FileOffset: offset, BeyondFinalZero: end}
+	_, err := f.Tree.Control(ctx, f.ID, Control{Code: smb2.FSCTL_SET_ZERO_DATA, Input: z.Append(nil)})
+	return err
+}
+
+// CopyFrom has the server copy n bytes from one file into another, which must be
+// open for reading too.
+func (f *File) CopyFrom(ctx context.Context, from *File, source, target uint64, n uint32) error {
+	out, err := from.Tree.Control(ctx, from.ID, Control{Code: smb2.FSCTL_SRV_REQUEST_RESUME_KEY, Size: 32})
+	if err != nil {
+		return err
+	}
+	var key smb2.SrvRequestResumeKeyRsp
+	if _, err := key.Decode(out); err != nil {
+		return err
+	}
+	c := smb2.SrvCopychunkCopy{
+		SourceKey:  key.ResumeKey,
+		ChunkCount: 1,
+		Chunks:     []smb2.SrvCopychunk{{SourceOffset: source, TargetOffset: target, Length: n}},
+	}
+	out, err = f.Tree.Control(ctx, f.ID, Control{Code: smb2.FSCTL_SRV_COPYCHUNK, Input: c.Append(nil), Size: smb2.CopychunkIoctlRspSize})
+	if err != nil {
+		return err
+	}
+	var done smb2.CopychunkIoctlRsp
+	if _, err := done.Decode(out); err != nil {
+		return err
+	}
+	if done.TotalBytesWritten != n {
+		return fmt.Errorf("copy to %q: %d of %d bytes", f.Name, done.TotalBytesWritten, n)
+	}
+	return nil
+}
+
 // ValidateNegotiate asks over the signed session whether NEGOTIATE was tampered
 // with, as clients of 3.0 and 3.0.2 must (MS-SMB2 3.2.5.5).
 func (t *Tree) ValidateNegotiate(ctx context.Context) error {
