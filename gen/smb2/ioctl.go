@@ -470,6 +470,146 @@ func (m *CopychunkIoctlRsp) Check() error {
 	return nil
 }
 
+// SrvCopychunkCopy is struct srv_copychunk_copy, MS-SMB2 2.2.31.1.
+//
+// The kernel has these with a union, or in other headers from base to base.
+type SrvCopychunkCopy struct {
+	SourceKey  [24]byte // of FSCTL_SRV_REQUEST_RESUME_KEY
+	ChunkCount uint32
+	Reserved   uint32
+	Chunks     []SrvCopychunk
+}
+
+// SrvCopychunkCopySize is the size of the fixed part in bytes.
+const SrvCopychunkCopySize = 32
+
+// Append appends what the fields say to b and checks nothing.
+func (m *SrvCopychunkCopy) Append(b []byte) []byte {
+	b = append(b, m.SourceKey[:]...)
+	b = le.AppendUint32(b, m.ChunkCount)
+	b = le.AppendUint32(b, m.Reserved)
+	for i := range m.Chunks {
+		b = m.Chunks[i].Append(b)
+	}
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *SrvCopychunkCopy) Decode(b []byte) ([]byte, error) {
+	if len(b) < 32 {
+		return b, short("SrvCopychunkCopy", 32, len(b))
+	}
+	copy(m.SourceKey[:], b[0:])
+	m.ChunkCount = le.Uint32(b[24:])
+	m.Reserved = le.Uint32(b[28:])
+	b = b[32:]
+	{
+		n := int(m.ChunkCount)
+		if n < 0 || n > len(b)/24 {
+			return b, short("SrvCopychunkCopy.Chunks", n, len(b)/24)
+		}
+		m.Chunks = make([]SrvCopychunk, n)
+		for i := range m.Chunks {
+			m.Chunks[i].Decode(b[24*i:])
+		}
+		b = b[24*n:]
+	}
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *SrvCopychunkCopy) Check() error {
+	if int(m.ChunkCount) != len(m.Chunks) {
+		return &RuleError{"SrvCopychunkCopy.Chunks", text(len(m.Chunks)) + " elements", "ChunkCount " + text(m.ChunkCount), "MS-SMB2 2.2.31.1"}
+	}
+	for i := range m.Chunks {
+		if err := m.Chunks[i].Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SrvRequestResumeKeyRsp is struct srv_request_resume_key_rsp, MS-SMB2 2.2.32.3.
+type SrvRequestResumeKeyRsp struct {
+	ResumeKey     [24]byte
+	ContextLength uint32
+	Context       []byte
+}
+
+// SrvRequestResumeKeyRspSize is the size of the fixed part in bytes.
+const SrvRequestResumeKeyRspSize = 28
+
+// Append appends what the fields say to b and checks nothing.
+func (m *SrvRequestResumeKeyRsp) Append(b []byte) []byte {
+	b = append(b, m.ResumeKey[:]...)
+	b = le.AppendUint32(b, m.ContextLength)
+	b = append(b, m.Context...)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *SrvRequestResumeKeyRsp) Decode(b []byte) ([]byte, error) {
+	if len(b) < 28 {
+		return b, short("SrvRequestResumeKeyRsp", 28, len(b))
+	}
+	copy(m.ResumeKey[:], b[0:])
+	m.ContextLength = le.Uint32(b[24:])
+	b = b[28:]
+	{
+		n := int(m.ContextLength)
+		if n < 0 || n > len(b) {
+			return b, short("SrvRequestResumeKeyRsp.Context", n, len(b))
+		}
+		m.Context = b[:n:n]
+		b = b[n:]
+	}
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *SrvRequestResumeKeyRsp) Check() error {
+	if int(m.ContextLength) != len(m.Context) {
+		return &RuleError{"SrvRequestResumeKeyRsp.Context", text(len(m.Context)) + " bytes", "ContextLength " + text(m.ContextLength), "MS-SMB2 2.2.32.3"}
+	}
+	return nil
+}
+
+// ZeroDataInformation is struct zero_data_information, MS-FSCC 2.3.85.
+type ZeroDataInformation struct {
+	FileOffset      uint64
+	BeyondFinalZero uint64
+}
+
+// ZeroDataInformationSize is the size of the fixed part in bytes.
+const ZeroDataInformationSize = 16
+
+// Append appends what the fields say to b and checks nothing.
+func (m *ZeroDataInformation) Append(b []byte) []byte {
+	b = le.AppendUint64(b, m.FileOffset)
+	b = le.AppendUint64(b, m.BeyondFinalZero)
+	return b
+}
+
+// Decode reads from b and returns what is behind it. It checks lengths only; byte
+// slices point into b.
+func (m *ZeroDataInformation) Decode(b []byte) ([]byte, error) {
+	if len(b) < 16 {
+		return b, short("ZeroDataInformation", 16, len(b))
+	}
+	m.FileOffset = le.Uint64(b[0:])
+	m.BeyondFinalZero = le.Uint64(b[8:])
+	b = b[16:]
+	return b, nil
+}
+
+// Check returns the first rule of the section that a field breaks, as a *RuleError.
+func (m *ZeroDataInformation) Check() error {
+	return nil
+}
+
 // NetworkInterfaceInfo is struct network_interface_info, MS-SMB2 2.2.32.5.
 //
 // An offset of 0 in Next ends the chain.
