@@ -17,7 +17,9 @@ import (
 	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
+	"kbuild-run/rootfs"
 	"kbuild-run/tests"
+	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
 )
 
@@ -29,6 +31,8 @@ var commands = []func() *cobra.Command{
 	gen.DecodeCommand,
 	patches.Command,
 	kconfigs.Command,
+	rootfs.Command,
+	vmrunner.Command,
 	tests.RunCommand,
 	tests.Command,
 	cache.Command,

@@ -91,11 +91,7 @@ func moduleVersions(ctx context.Context, src string, prefixes ...string) ([]stri
 }
 
 // busybox builds the u-root commands and returns the archive that holds them.
-func busybox(ctx context.Context, s *job.Step, src string) (file, key string, err error) {
-	list, err := commands()
-	if err != nil {
-		return "", "", err
-	}
+func busybox(ctx context.Context, s *job.Step, src string, list []string) (file, key string, err error) {
 	parts, err := moduleVersions(ctx, src, "github.com/u-root/", "mvdan.cc/")
 	if err != nil {
 		return "", "", err
@@ -106,10 +102,9 @@ func busybox(ctx context.Context, s *job.Step, src string) (file, key string, er
 	dir, _, err := cache.Once(ctx, "rootfs", key, meta, func(dir string) error {
 		s.Progress("compile %d u-root commands", len(list))
 		tmp := filepath.Join(dir, "tmp")
-		if err := os.Mkdir(tmp, 0o755); err != nil {
+		if err := job.Command("mkdir", "-p", tmp).Run(ctx); err != nil {
 			return err
 		}
-		defer os.RemoveAll(tmp)
 		// The kernel runs /init of ours, so mkuimage must not make one.
 		args := []string{"tool", "mkuimage", "-build=bb", "-base=/dev/null", "-defaultsh=gosh", "-initcmd=", "-uinitcmd=",
 			"-tmp-dir", tmp, "-o", filepath.Join(dir, name)}
@@ -118,7 +113,7 @@ func busybox(ctx context.Context, s *job.Step, src string) (file, key string, er
 		if err != nil {
 			return fmt.Errorf("build the guest's commands: %w", err)
 		}
-		return nil
+		return job.Command("rm", "-rf", tmp).Run(ctx)
 	})
 	return filepath.Join(dir, name), key, err
 }

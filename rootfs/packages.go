@@ -48,20 +48,22 @@ func packages(ctx context.Context, s *job.Step) (dir, key string, err error) {
 	dir, _, err = cache.Once(ctx, "packages", key, meta, func(dir string) error {
 		s.Progress("download %s", tools)
 		debs := filepath.Join(dir, "debs")
-		if err := os.Mkdir(debs, 0o755); err != nil {
+		if err := job.Command("mkdir", "-p", debs).Run(ctx); err != nil {
 			return err
 		}
 		// apt checks what it downloads against the signed index. Its sandbox
 		// user may not enter our cache.
 		get := job.Command("apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, names...)...)
 		if err := get.In(debs).Run(ctx); err != nil {
-			return fmt.Errorf("download %s: %w; refresh the package lists with: kbuild-run setup", tools, err)
+			return fmt.Errorf("download %s: %w; refresh the package lists with: sudo apt-get update", tools, err)
 		}
 		files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 		if err != nil {
 			return err
 		}
-		if len(files) != len(names) && !job.From(ctx).DryRun {
+		if job.From(ctx).DryRun {
+			files = []string{filepath.Join(debs, "PACKAGE.deb")} // for each
+		} else if len(files) != len(names) {
 			return fmt.Errorf("download %s: %d files for %d packages", tools, len(files), len(names))
 		}
 		for _, f := range files {
@@ -69,7 +71,7 @@ func packages(ctx context.Context, s *job.Step) (dir, key string, err error) {
 				return err
 			}
 		}
-		return os.RemoveAll(debs)
+		return job.Command("rm", "-r", debs).Run(ctx)
 	})
 	return dir, key, err
 }
@@ -83,6 +85,7 @@ func resolve(ctx context.Context) ([]string, error) {
 			state += fmt.Sprintf("%s %d\n", p, fi.ModTime().UnixNano())
 		}
 	}
+	var versions []string
 	const file = "versions"
 	meta := map[string]string{"what": "versions of " + tools + " and its libraries"}
 	dir, _, err := cache.Once(ctx, "packages", cache.Key("versions", state), meta, func(dir string) error {
@@ -102,7 +105,6 @@ func resolve(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return missing(err)
 		}
-		var versions []string
 		for record := range strings.SplitSeq(string(show), "\n\n") {
 			field := map[string]string{}
 			for line := range strings.Lines(record) {
@@ -118,17 +120,20 @@ func resolve(ctx context.Context) ([]string, error) {
 			return missing(errors.New("apt does not know it"))
 		}
 		sort.Strings(versions)
+		if job.From(ctx).DryRun {
+			return nil
+		}
 		return os.WriteFile(filepath.Join(dir, file), []byte(strings.Join(versions, "\n")), 0o644)
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || versions != nil {
+		return versions, err
 	}
 	b, err := os.ReadFile(filepath.Join(dir, file))
 	return strings.Split(string(b), "\n"), err
 }
 
 func missing(err error) error {
-	return fmt.Errorf("find package %s: %w; refresh the package lists with: kbuild-run setup", tools, err)
+	return fmt.Errorf("find package %s: %w; refresh the package lists with: sudo apt-get update", tools, err)
 }
 
 // addTools puts ksmbd's programs, the libraries they load, and the character

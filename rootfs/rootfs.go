@@ -14,7 +14,6 @@ import (
 	"embed"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -41,6 +40,11 @@ type Image struct {
 	Disk   string // ext4 image for the share; open it with a snapshot only
 }
 
+const initramfs = "initramfs.cpio"
+
+// space is what a first build may need: the Go tool's intermediate files, mostly.
+const space = 1 << 30
+
 // Options change what is in the image.
 type Options struct{}
 
@@ -63,10 +67,16 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if err != nil {
 		return nil, err
 	}
-	if err := cache.NeedSpace(1 << 30); err != nil {
+	if !job.From(ctx).DryRun {
+		if err := cache.NeedSpace(space); err != nil {
+			return nil, err
+		}
+	}
+	programs, err := commands()
+	if err != nil {
 		return nil, err
 	}
-	commands, commandsKey, err := busybox(ctx, s, src)
+	busyboxFile, commandsKey, err := busybox(ctx, s, src, programs)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +105,7 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	dir, cached, err := cache.Once(ctx, "rootfs", i.Key, meta, func(dir string) error {
 		s.Progress("pack")
 		if job.From(ctx).DryRun {
-			return errDry
+			return nil
 		}
 		if err := addTools(system, unpacked); err != nil {
 			return err
@@ -120,16 +130,20 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 		if _, err := system.WriteTo(f); err != nil {
 			return fmt.Errorf("write %s: %w", rest, err)
 		}
-		return concat(filepath.Join(dir, "initramfs.cpio"), commands, rest)
+		return concat(filepath.Join(dir, initramfs), busyboxFile, rest)
 	})
-	if err != nil && !errors.Is(err, errDry) {
+	if err != nil {
 		return nil, err
 	}
-	i.Path, i.Cached = filepath.Join(dir, "initramfs.cpio"), cached
+	if cached {
+		s.Cached()
+	}
+	if fi, err := os.Stat(filepath.Join(dir, initramfs)); err == nil {
+		s.Note("%s, %d programs and %s", cache.Bytes(uint64(fi.Size())), len(programs), tools)
+	}
+	i.Path, i.Cached = filepath.Join(dir, initramfs), cached
 	return i, nil
 }
-
-var errDry = errors.New("dry run")
 
 // systemFiles returns the files that are ours. The archive sets the mode of /
 // too: a server that takes on the identity of users needs 0755 there.
@@ -184,9 +198,7 @@ func disk(ctx context.Context, s *job.Step) (string, error) {
 	dir, _, err := cache.Once(ctx, "rootfs", cache.Key(append([]string{"disk", size}, args...)...),
 		map[string]string{"what": "ext4 disk for the share, " + size}, func(dir string) error {
 			s.Progress("make the disk of the share")
-			// Debian keeps mke2fs where only root's PATH leads.
-			return job.Command("mke2fs", append(args, filepath.Join(dir, "share.ext4"), size)...).
-				With("PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin").Run(ctx)
+			return job.Command("mke2fs", append(args, filepath.Join(dir, "share.ext4"), size)...).Run(ctx)
 		})
 	return filepath.Join(dir, "share.ext4"), err
 }

@@ -67,6 +67,9 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 	const file = "verdict"
 	meta := map[string]string{"what": "whether KVM boots a guest"}
 	dir, _, err := cache.Once(ctx, "accel", key, meta, func(dir string) error {
+		if job.From(ctx).DryRun {
+			return errDry
+		}
 		s.Progress("try kvm")
 		why := canary(ctx, i)
 		if err := ctx.Err(); err != nil {
@@ -78,6 +81,9 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 		}
 		return os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644)
 	})
+	if errors.Is(err, errDry) {
+		return Accel{"tcg", "kvm: not tried in a dry run"}, nil
+	}
 	if err != nil {
 		return Accel{}, err
 	}
@@ -90,6 +96,8 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 	}
 	return Accel{"kvm", ""}, nil
 }
+
+var errDry = errors.New("dry run")
 
 // openKVM says why KVM cannot even be opened.
 func openKVM() error {

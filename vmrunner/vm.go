@@ -106,7 +106,8 @@ func (e *BootError) Unwrap() error { return e.Reason }
 // Start boots the image and returns when the agent answers and /etc/rc has
 // ended. The guest is gone when ctx ends, when Stop returns, and when this
 // program dies. A guest that does not come up is a *BootError; one that the
-// kernel itself brought down counts as failed check (job.Failed).
+// kernel itself brought down counts as failed check (job.Failed). A dry run prints
+// QEMU's command and returns no VM.
 func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, error) {
 	accel, err := ChooseAccel(ctx, s, i, o.Accel)
 	if err != nil {
@@ -121,6 +122,16 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 		if debugKernel(i.Kernel.Config) {
 			o.Memory = 2048
 		}
+	}
+	if j := job.From(ctx); j.DryRun {
+		ports, err := freePorts(append([]int{portSSH, portSMB}, o.Ports...))
+		if err != nil {
+			return nil, err
+		}
+		sp := vm.spec(o, ports)
+		sp.initrd = i.Path
+		fmt.Fprintln(j.Out, pastable(sp.args()))
+		return nil, nil
 	}
 	if vm.dir = o.Dir; vm.dir == "" {
 		if vm.dir, err = os.MkdirTemp("", "kbuild-run-vm-"); err != nil {
@@ -163,12 +174,8 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 	if vm.ports, err = freePorts(append([]int{portSSH, portSMB}, o.Ports...)); err != nil {
 		return err
 	}
-	sp := &spec{
-		accel: vm.accel.Name, cpus: o.CPUs, memory: o.Memory,
-		kernel: vm.image.Kernel.BzImage, append: o.Kernel,
-		files: []*os.File{initrd, qmp}, initrd: "/proc/self/fd/3", qmp: "4",
-		disk: vm.image.Disk, forward: vm.ports,
-	}
+	sp := vm.spec(o, vm.ports)
+	sp.files, sp.initrd, sp.qmp = []*os.File{initrd, qmp}, "/proc/self/fd/3", "4"
 	if o.Pcap {
 		vm.pcap = filepath.Join(vm.dir, "capture.pcap")
 		sp.pcap = vm.pcap
@@ -251,6 +258,15 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 		}
 	}
 	return nil
+}
+
+// spec returns what QEMU is to run, but for what is open in this program.
+func (vm *VM) spec(o Options, ports map[int]int) *spec {
+	return &spec{
+		accel: vm.accel.Name, cpus: o.CPUs, memory: o.Memory,
+		kernel: vm.image.Kernel.BzImage, append: o.Kernel,
+		disk: vm.image.Disk, forward: ports,
+	}
 }
 
 // bootError ends the guest and says what it printed.

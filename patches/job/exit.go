@@ -28,6 +28,10 @@ func Failed(err error) error { return &exitError{ExitFailed, err} }
 // Usage marks err as a mistake on the command line.
 func Usage(err error) error { return &exitError{ExitUsage, err} }
 
+// Exit marks err as the end of a command that was run for the user: its exit code
+// becomes ours.
+func Exit(code int, err error) error { return &exitError{code, err} }
+
 // Code returns the exit code for err. An error nobody marked means that the job
 // could not run: a verdict must be given on purpose.
 func Code(err error) int {
