@@ -69,8 +69,9 @@ func Main(ctx context.Context, o Options) error {
 		return err
 	}
 	kernels := []*kernel{{role: report.After, series: o.Series}}
-	if o.Series != "" {
-		if _, err := patches.FindSeries(o.Series, ""); err != nil {
+	// With a tree of the user's alone, Prepare finds out which base it fits.
+	if o.Series != "" && (o.Dir == "" || o.Base != "") {
+		if _, err := patches.FindSeries(o.Series, base.Name); err != nil {
 			return err
 		}
 	}
@@ -88,7 +89,7 @@ func Main(ctx context.Context, o Options) error {
 		}
 	}
 	if j.DryRun {
-		return nil
+		return nil // a guest that is not booted has nothing to show
 	}
 	last := kernels[len(kernels)-1]
 	out, err := o.folder(began, last.tree.Base)

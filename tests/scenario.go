@@ -48,8 +48,11 @@ var Needs = map[string]string{
 // Has says that the scenario needs what.
 func (s *Scenario) Has(what string) bool { return slices.Contains(s.Needs, what) }
 
+// reported is the scenario of the report that the notify series answers.
+const reported = "explorer"
+
 // Scenarios returns the scenarios whose name matches one of the patterns
-// (path.Match, or a plain beginning), sorted by name; without a pattern all. A
+// (path.Match, or a plain beginning), sorted by name but for the reported one; without a pattern all. A
 // non-empty dir is read instead of those in the program.
 func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 	var fsys fs.FS = embedded
@@ -82,6 +85,16 @@ func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 		}
 		all = append(all, s)
 	}
+	// What a user reported comes first; it is what all the others are about.
+	slices.SortStableFunc(all, func(a, b *Scenario) int {
+		switch {
+		case a.Name == reported && b.Name != reported:
+			return -1
+		case b.Name == reported && a.Name != reported:
+			return 1
+		}
+		return 0
+	})
 	if len(all) == 0 {
 		return nil, fmt.Errorf("no scenario matches %s; there are: %s", strings.Join(patterns, " "), strings.Join(names, " "))
 	}
