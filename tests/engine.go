@@ -43,8 +43,10 @@ type Result struct {
 	Failure  *Failure
 	Time     time.Duration
 
-	// Transcript is all that crossed the wire, a part a connection.
+	// Transcript is all that crossed the wire in words, a part a connection;
+	// Messages are the same for programs.
 	Transcript string
+	Messages   [][]client.Entry
 }
 
 // Failure is the step at which a scenario failed.
@@ -219,6 +221,9 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 		}
 	}
 	r.Transcript = st.transcript()
+	for _, p := range st.order {
+		r.Messages = append(r.Messages, p.conn.Transcript())
+	}
 	if differs := s.Differs[server.Kind]; differs != "" {
 		r.Reason = differs
 		switch r.Outcome {

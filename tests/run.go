@@ -14,6 +14,7 @@ import (
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
+	"kbuild-run/tests/pcap"
 	"kbuild-run/tests/report"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
@@ -399,7 +400,11 @@ func (r *Result) evidence(dir string) error {
 			return fmt.Errorf("write evidence of %s: %w", r.Scenario.Name, err)
 		}
 	}
-	return nil
+	f, err := os.Create(filepath.Join(dir, "messages.pcap"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(pcap.Write(f, r.Messages...), f.Close())
 }
 
 // qemuVersion is QEMU in words.
