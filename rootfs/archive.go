@@ -24,7 +24,7 @@ type Archive struct {
 
 // File adds a regular file; name is its path in the guest.
 func (a *Archive) File(name string, content []byte, perm fs.FileMode) {
-	a.add(cpio.StaticFile(clean(name), string(content), uint64(perm.Perm())))
+	a.add(cpio.StaticFile(clean(name), string(content), bits(perm)))
 }
 
 // Link adds a symbolic link.
@@ -32,7 +32,7 @@ func (a *Archive) Link(name, target string) { a.add(cpio.Symlink(clean(name), ta
 
 // Dir adds a folder with the given mode; folders on the way to a file need none.
 func (a *Archive) Dir(name string, perm fs.FileMode) {
-	a.add(cpio.Directory(clean(name), uint64(perm.Perm())))
+	a.add(cpio.Directory(clean(name), bits(perm)))
 }
 
 // Copy adds a file of the host.
@@ -57,6 +57,15 @@ func (a *Archive) Tree(name, from string) error {
 		}
 		return a.Copy(path.Join(name, filepath.ToSlash(rel)), p, 0o644)
 	})
+}
+
+// bits returns the permissions as cpio has them.
+func bits(perm fs.FileMode) uint64 {
+	b := uint64(perm.Perm())
+	if perm&fs.ModeSticky != 0 {
+		b |= 0o1000
+	}
+	return b
 }
 
 func clean(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }

@@ -15,6 +15,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -154,7 +155,7 @@ func systemFiles() (*Archive, error) {
 		a.Dir(d, 0o755)
 	}
 	a.Dir("root", 0o700)
-	a.Dir("tmp", 0o1777)
+	a.Dir("tmp", 0o777|fs.ModeSticky)
 	a.Link("sbin/modprobe", "/init")
 	a.Link("sbin/poweroff", "/init")
 	for from, to := range map[string]string{
