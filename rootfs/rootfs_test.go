@@ -23,8 +23,8 @@ import (
 
 func TestNTHash(t *testing.T) {
 	for _, c := range []struct{ password, want string }{
-		{"", "31d6cfe0d16ae931b73c59d7e0c089c0"},         // MS-NLMP: the hash of nothing
-		{"Password", "a4f49c406510bdcab6824ee7c30fd852"}, // MS-NLMP 4.2.2.1.2
+		{"", "31d6cfe0d16ae931b73c59d7e0c089c0"},           // MS-NLMP: the hash of nothing
+		{"Password", "a4f49c406510bdcab6824ee7c30fd852"},   // MS-NLMP 4.2.2.1.2
 		{"pässwörd €", "184efd7dde8ebdbdd9869d2f4cef8ab6"}, // ksmbd.adduser 3.4.7
 	} {
 		if got := hex.EncodeToString(ntHash(c.password)); got != c.want {
