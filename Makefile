@@ -16,6 +16,7 @@ run: setup ## set up the host, then the main job: what a client sees before and 
 
 test: kbuild-run ## set up the host, with Samba where that starts no server, then every test
 	./kbuild-run setup --with smbclient,smbd,streams_xattr
+	./kbuild-run kernel build
 	go run ./tests/sum ./...
 
 setup: kbuild-run ## install what the host lacks
