@@ -175,7 +175,7 @@ func regenerate(dir string) ([]change, error) {
 func verdict(err error) error {
 	var e table.Errors
 	if errors.As(err, &e) {
-		return job.Failed(fmt.Errorf("check tables: %d mistakes\n%w", len(e), err))
+		return job.Failed(fmt.Errorf("check gen/tables: %d wrong\n%w", len(e), err))
 	}
 	return err
 }

@@ -33,7 +33,7 @@ const (
 
 // Frame is what follows a length on a connection.
 type Frame struct {
-	Time       time.Time // of the packet with its first byte
+	Time       time.Time // of the packet with its first byte, or of what had to come before it
 	Conn       int       // connections are counted from 1
 	From, To   string    // address:port
 	FromClient bool      // from the side that opened the connection
@@ -160,7 +160,10 @@ func (c *conn) ReassembledSG(sg reassembly.ScatterGather, _ reassembly.Assembler
 	h.buf = append(h.buf, sg.Fetch(n)...)
 	for {
 		if at >= 0 && at < n {
-			h.time = sg.CaptureInfo(at).Timestamp
+			// Packets can overtake each other, messages of one side cannot.
+			if t := sg.CaptureInfo(at).Timestamp; t.After(h.time) {
+				h.time = t
+			}
 		}
 		size := c.cut(h, i == 0)
 		if size == 0 {

@@ -1,0 +1,85 @@
+package gen
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches/job"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"kbuild-run": program})
+}
+
+// program is kbuild-run with the commands of this package.
+func program() {
+	j := job.New(os.Stdout, os.Stderr)
+	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return job.Usage(err) })
+	root.AddCommand(Command(), DecodeCommand())
+	err := root.ExecuteContext(job.With(context.Background(), j))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
+	}
+	os.Exit(job.Code(err))
+}
+
+// The scripts begin in a checkout that has the tables and nothing else. Beside
+// testscript's commands they have
+//
+//	exits CODE PROGRAM ARGS...	runs a program that must end with that code
+//	replace OLD NEW FILE		replaces the first OLD in a file
+//
+// and $VECTORS, the captures.
+func TestScripts(t *testing.T) {
+	vectors, err := filepath.Abs("vectors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("VECTORS", vectors)
+			if err := os.Mkdir(filepath.Join(env.WorkDir, "gen"), 0o777); err != nil {
+				return err
+			}
+			if err := os.Mkdir(filepath.Join(env.WorkDir, "gen/smb2"), 0o777); err != nil {
+				return err
+			}
+			return os.CopyFS(filepath.Join(env.WorkDir, "gen/tables"), os.DirFS("tables"))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 2 {
+					ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
+				}
+				err := ts.Exec(args[1], args[2:]...)
+				got := "0"
+				if err != nil {
+					got = strings.TrimPrefix(err.Error(), "exit status ")
+				}
+				if want := args[0]; got != want {
+					ts.Fatalf("exit code %s, want %s", got, want)
+				}
+			},
+			"replace": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 3 {
+					ts.Fatalf("usage: replace OLD NEW FILE")
+				}
+				path := ts.MkAbs(args[2])
+				text := ts.ReadFile(args[2])
+				if !strings.Contains(text, args[0]) {
+					ts.Fatalf("%q is not in %s", args[0], args[2])
+				}
+				ts.Check(os.WriteFile(path, []byte(strings.Replace(text, args[0], args[1], 1)), 0o666))
+			},
+		},
+	})
+}
