@@ -75,7 +75,7 @@ func (o *Options) RunE(c *cobra.Command, args []string) error {
 func Command() *cobra.Command {
 	var o Options
 	var server string
-	var list bool
+	var list, rules bool
 	c := &cobra.Command{
 		Use:   "test [PATTERN ...]",
 		Short: "run scenarios against a server",
@@ -97,6 +97,9 @@ Every command takes -status STATUS_X: the server is to answer that.`,
 			if list {
 				return List(c.Context(), o)
 			}
+			if rules {
+				return ListRules(c.Context(), o)
+			}
 			if server == "guest" {
 				o.Alone = true
 				return Main(c.Context(), o)
@@ -107,6 +110,7 @@ Every command takes -status STATUS_X: the server is to answer that.`,
 	o.kernelFlags(c)
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
+	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
 	c.Flags().BoolVar(&list, "list", false, "list the scenarios with what they show")
 	return c
 }
@@ -128,6 +132,24 @@ func List(ctx context.Context, o Options) error {
 		fmt.Fprintf(job.From(ctx).Out, "%s\n    %s\n    %s; %s\n", s.Name, s.Shows, s.Sections, strings.Join(s.Rules, " "))
 	}
 	return nil
+}
+
+// ListRules prints each rule with the scenarios that name it. A rule of priority
+// A or B that none names is a failure.
+func ListRules(ctx context.Context, o Options) error {
+	all, err := Scenarios(o.Folder, o.Scenarios...)
+	if err != nil {
+		return job.Usage(err)
+	}
+	uncovered, err := Cover(job.From(ctx).Out, all)
+	if err != nil || len(uncovered) == 0 {
+		return err
+	}
+	var ids []string
+	for _, r := range uncovered {
+		ids = append(ids, r.ID)
+	}
+	return job.Failed(fmt.Errorf("cover rules: no scenario names %s", strings.Join(ids, " ")))
 }
 
 // Test runs scenarios against Samba or a server by its address, and prints a

@@ -39,6 +39,28 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// A scenario that names a rule nobody knows shows nothing about it.
+func TestRules(t *testing.T) {
+	known := map[string]bool{}
+	for _, r := range Rules() {
+		if known[r.ID] || r.Source == "" || !strings.Contains("ABC", r.Priority) {
+			t.Errorf("rules.tbl: %+v", r)
+		}
+		known[r.ID] = true
+	}
+	all, err := Scenarios("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		for _, r := range s.Rules {
+			if !known[r] {
+				t.Errorf("%s names rule %s, which is not in rules.tbl", s.Name, r)
+			}
+		}
+	}
+}
+
 func TestReadLine(t *testing.T) {
 	const spec = "-filter F -tree -size N"
 	for _, test := range []struct {
