@@ -102,19 +102,6 @@ func (f *Family) command(args, sudo []string) *job.Cmd {
 	return job.Command(args[0], args[1:]...)
 }
 
-// Packages returns the packages of what all lacks, and the needs that no
-// package fulfils.
-func (f *Family) Packages(all []Found) (pkgs []string, byHand []Found) {
-	for _, m := range Missing(all) {
-		if p := f.pkg(m.Need); p == "" {
-			byHand = append(byHand, m)
-		} else if !slices.Contains(pkgs, p) {
-			pkgs = append(pkgs, p)
-		}
-	}
-	return pkgs, byHand
-}
-
 // Missing returns those of all that are not there.
 func Missing(all []Found) (missing []Found) {
 	for _, f := range all {

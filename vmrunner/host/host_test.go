@@ -244,16 +244,20 @@ func TestSetupErrors(t *testing.T) {
 		{"unknown distribution", "ID=arch\n", "bc", `unnamed distribution.*install bc$`, `^$`},
 		{"no package at all", fedora, "apt-get", `^find apt-get: only Debian`, `^$`},
 		{"no package is good enough", debian, "go", `^find go: .*go\.dev/dl`, `^$`},
+		{"one of two has a package", debian, "go bc", `^find go: .*go\.dev/dl`, `^$`},
 		{"the package does not bring it", debian, "flex", `^install flex: not there after`, `^$`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f := newFake(t, test.osRelease, test.without)
+			f := newFake(t, test.osRelease, strings.Fields(test.without)...)
 			out, err := setup(t, f, false)
 			if err == nil || !regexp.MustCompile(test.wantErr).MatchString(err.Error()) {
 				t.Errorf("got error %v, want %s", err, test.wantErr)
 			}
 			if got := job.Code(err); got != job.ExitCannotRun {
 				t.Errorf("got code %d, want %d", got, job.ExitCannotRun)
+			}
+			if got, want := f.log(), strings.Contains(test.osRelease, "debian") && test.without != "go"; (got != "") != want {
+				t.Errorf("got %q from apt-get, want something %v", got, want)
 			}
 			if !regexp.MustCompile(test.wantOut).MatchString(out) {
 				t.Errorf("got %q, want %s", out, test.wantOut)

@@ -66,34 +66,38 @@ func wanted(names []string) (func(*Need) bool, error) {
 func (h Host) Setup(ctx context.Context, want func(*Need) bool, show bool) error {
 	j := job.From(ctx)
 	want = h.withoutServices(ctx, want)
-	if show || j.DryRun {
-		pkgs, err := h.packages(h.LookAll(ctx, want))
-		h.printCommands(j, pkgs)
+	all := h.LookAll(ctx, want)
+	pkgs, byHand, err := h.packages(all)
+	if err != nil {
 		return err
 	}
+	if show || j.DryRun {
+		h.printCommands(j, pkgs)
+		return byHand
+	}
 	return j.Step("set up host", func(s *job.Step) error {
-		all := h.LookAll(ctx, want)
-		pkgs, err := h.packages(all)
-		if err != nil {
-			h.printCommands(j, pkgs)
-			return err
-		}
-		if len(pkgs) == 0 && !h.needsLists() {
-			s.Cached()
-			s.Note("all %d needs are there", len(all))
-			return nil
+		switch {
+		case len(pkgs) > 0:
+			s.Note("installed %s", strings.Join(pkgs, " "))
+		case h.needsLists():
+			s.Note("got the package lists")
+		default:
+			if byHand == nil {
+				s.Cached()
+				s.Note("all %d needs are there", len(all))
+			}
+			return byHand
 		}
 		if err := h.install(ctx, s, pkgs); err != nil {
+			s.Note("")
 			return err
 		}
 		for _, m := range Missing(h.LookAll(ctx, want)) {
-			return fmt.Errorf("install %s: not there after its package came: %s", m.Need.Name, m.How(h.Distro()))
+			if h.Distro().Family.pkg(m.Need) != "" {
+				return fmt.Errorf("install %s: not there after its package came: %s", m.Need.Name, m.How(h.Distro()))
+			}
 		}
-		s.Note("installed %s", strings.Join(pkgs, " "))
-		if len(pkgs) == 0 {
-			s.Note("got the package lists")
-		}
-		return nil
+		return byHand
 	})
 }
 
@@ -111,27 +115,27 @@ func (h Host) withoutServices(ctx context.Context, want func(*Need) bool) func(*
 	return func(n *Need) bool { return want(n) && !left[n] }
 }
 
-// packages returns what to install, and an error that says what no package
-// gives.
-func (h Host) packages(all []Found) ([]string, error) {
+// packages returns what to install; byHand says what no package gives. The error
+// is that of a distribution whose packages are not known.
+func (h Host) packages(all []Found) (pkgs []string, byHand, err error) {
 	d := h.Distro()
 	missing := Missing(all)
-	if len(missing) == 0 {
-		return nil, nil
-	}
-	if d.Family == nil {
+	if d.Family == nil && len(missing) > 0 {
 		var names []string
 		for _, m := range missing {
 			names = append(names, m.Need.Name)
 		}
-		return nil, fmt.Errorf("choose packages for %s: only Debian, Fedora, openSUSE and their relatives are known; install %s",
+		return nil, nil, fmt.Errorf("choose packages for %s: only Debian, Fedora, openSUSE and their relatives are known; install %s",
 			d.Name, strings.Join(names, ", "))
 	}
-	pkgs, byHand := d.Family.Packages(all)
-	for _, m := range byHand {
-		return pkgs, fmt.Errorf("find %s: %s", m.Need.Name, m.How(d))
+	for _, m := range missing {
+		if p := d.Family.pkg(m.Need); p == "" {
+			byHand = errors.Join(byHand, fmt.Errorf("find %s: %s", m.Need.Name, m.How(d)))
+		} else if !slices.Contains(pkgs, p) {
+			pkgs = append(pkgs, p)
+		}
 	}
-	return pkgs, nil
+	return pkgs, byHand, nil
 }
 
 // printCommands prints for root what installs pkgs.
