@@ -51,12 +51,16 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd)")
 	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
+	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
 
 // RunE runs the main job for a command whose flags o has.
 func (o *Options) RunE(c *cobra.Command, args []string) error {
+	if o.List {
+		return List(c.Context(), *o)
+	}
 	if o.Series == "" {
 		list, err := patches.List()
 		if err != nil {
@@ -75,7 +79,7 @@ func (o *Options) RunE(c *cobra.Command, args []string) error {
 func Command() *cobra.Command {
 	var o Options
 	var server string
-	var list, rules bool
+	var rules bool
 	c := &cobra.Command{
 		Use:   "test [PATTERN ...]",
 		Short: "run scenarios against a server",
@@ -94,7 +98,7 @@ it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
 Every command takes -status STATUS_X: the server is to answer that.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Scenarios = append(o.Scenarios, args...)
-			if list {
+			if o.List {
 				return List(c.Context(), o)
 			}
 			if rules {
@@ -111,7 +115,6 @@ Every command takes -status STATUS_X: the server is to answer that.`,
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
-	c.Flags().BoolVar(&list, "list", false, "list the scenarios with what they show")
 	return c
 }
 

@@ -28,6 +28,7 @@ type Options struct {
 	Fragments []string // of the configuration; nil: what kconfigs takes
 	Scenarios []string // patterns; nil: all
 	Folder    string   // of the scenarios; "": those in the program
+	List      bool     // list the scenarios, run none
 	Accel     string   // kvm or tcg; "": what works
 	Alone     bool     // leave out the base without the series
 	Keep      bool     // leave the guests running until the job is interrupted

@@ -52,7 +52,7 @@ func (s *Scenario) Has(what string) bool { return slices.Contains(s.Needs, what)
 const reported = "explorer"
 
 // Scenarios returns the scenarios whose name matches one of the patterns
-// (path.Match, or a plain beginning), sorted by name but for the reported one; without a pattern all. A
+// (path.Match), sorted by name but for the reported one; without a pattern all. A
 // non-empty dir is read instead of those in the program.
 func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 	var fsys fs.FS = embedded
@@ -103,7 +103,7 @@ func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 
 func matches(name string, patterns []string) bool {
 	for _, p := range patterns {
-		if ok, _ := path.Match(p, name); ok || strings.HasPrefix(name, p) {
+		if ok, _ := path.Match(p, name); ok {
 			return true
 		}
 	}
