@@ -65,13 +65,11 @@ func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 		return nil, err
 	}
 	var all []*Scenario
-	var names []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".txt")
 		if !ok {
 			continue
 		}
-		names = append(names, name)
 		if !matches(name, patterns) {
 			continue
 		}
@@ -96,7 +94,7 @@ func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 		return 0
 	})
 	if len(all) == 0 {
-		return nil, fmt.Errorf("no scenario matches %s; there are: %s", strings.Join(patterns, " "), strings.Join(names, " "))
+		return nil, fmt.Errorf("no scenario matches %s; list them with: kbuild-run test --list", strings.Join(patterns, " "))
 	}
 	return all, nil
 }
