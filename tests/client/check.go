@@ -55,6 +55,7 @@ var Rules = []Rule{
 // Violation is a rule that a message of the server breaks.
 type Violation struct {
 	Rule      string // the name Allow takes
+	Command   smb2.Command
 	MessageID uint64
 	Text      string
 	Time      time.Time
@@ -72,7 +73,8 @@ func (c *Conn) Violations() []Violation {
 }
 
 // Allow makes the client accept what breaks these rules, for tests that bring a
-// server to do so.
+// server to do so and for servers known to: by name (unsigned), or for one
+// command (unsigned/ECHO).
 func (c *Conn) Allow(rules ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,9 +84,9 @@ func (c *Conn) Allow(rules ...string) {
 }
 
 // violate records a violation. c.mu is held.
-func (c *Conn) violate(rule string, mid uint64, format string, args ...any) {
-	v := Violation{rule, mid, fmt.Sprintf(format, args...), now()}
-	if c.allowed[rule] {
+func (c *Conn) violate(rule string, h smb2.Hdr, format string, args ...any) {
+	v := Violation{Rule: rule, Command: h.Command, MessageID: h.MessageId, Text: fmt.Sprintf(format, args...), Time: now()}
+	if c.allowed[rule] || c.allowed[rule+"/"+strings.TrimPrefix(h.Command.String(), "SMB2_")] {
 		c.noteLocked("allowed: %v", v)
 		return
 	}
@@ -97,20 +99,20 @@ func (c *Conn) violate(rule string, mid uint64, format string, args ...any) {
 
 // check holds a response against its request. c.mu is held.
 func (c *Conn) check(p *Pending, r *Response, first bool) {
-	h, mid := r.Hdr, r.Hdr.MessageId
+	h := r.Hdr
 	if h.Command != p.Hdr.Command {
-		c.violate("command", mid, "%v answers %v", h.Command, p.Hdr.Command)
+		c.violate("command", h, "%v answers %v", h.Command, p.Hdr.Command)
 		return
 	}
 	if h.SessionId != p.Hdr.SessionId && h.Command != smb2.SMB2_SESSION_SETUP {
-		c.violate("session-id", mid, "%v: session %#x, request had %#x", h.Command, h.SessionId, p.Hdr.SessionId)
+		c.violate("session-id", h, "%v: session %#x, request had %#x", h.Command, h.SessionId, p.Hdr.SessionId)
 	}
 	async := h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND != 0
 	if !async && p.interim == nil && h.Status != smb2.STATUS_PENDING && h.TreeId != p.Hdr.TreeId && h.Command != smb2.SMB2_TREE_CONNECT {
-		c.violate("tree-id", mid, "%v %v: tree %d, request had %d", h.Command, h.Status, h.TreeId, p.Hdr.TreeId)
+		c.violate("tree-id", h, "%v %v: tree %d, request had %d", h.Command, h.Status, h.TreeId, p.Hdr.TreeId)
 	}
 	if !first && p.Request.Related && h.Flags&smb2.SMB2_FLAGS_RELATED_OPERATIONS == 0 {
-		c.violate("related-flag", mid, "%v %v: SMB2_FLAGS_RELATED_OPERATIONS is not set", h.Command, h.Status)
+		c.violate("related-flag", h, "%v %v: SMB2_FLAGS_RELATED_OPERATIONS is not set", h.Command, h.Status)
 	}
 	interim := h.Status == smb2.STATUS_PENDING && async
 	switch {
@@ -119,24 +121,24 @@ func (c *Conn) check(p *Pending, r *Response, first bool) {
 	case p.interim != nil:
 		c.checkAsyncFinal(p, r)
 	case async:
-		c.violate("final-flags", mid, "%v %v: ASYNC without an interim response", h.Command, h.Status)
+		c.violate("final-flags", h, "%v %v: ASYNC without an interim response", h.Command, h.Status)
 	case h.Status == smb2.STATUS_PENDING:
-		c.violate("interim-flags", mid, "%v STATUS_PENDING without ASYNC (MS-SMB2 3.3.4.2)", h.Command)
+		c.violate("interim-flags", h, "%v STATUS_PENDING without ASYNC (MS-SMB2 3.3.4.2)", h.Command)
 	}
 	if !p.deferred && !interim {
 		c.checkSecurity(p, r)
 	}
 	if p.encrypted && !r.Encrypted {
-		c.violate("unencrypted", mid, "%v %v answers an encrypted request (MS-SMB2 3.3.4.1.4)", h.Command, h.Status)
+		c.violate("unencrypted", h, "%v %v answers an encrypted request (MS-SMB2 3.3.4.1.4)", h.Command, h.Status)
 	}
 	if interim || h.Status>>30 == 3 && h.Status != smb2.STATUS_MORE_PROCESSING_REQUIRED {
 		var e smb2.ErrRsp
 		if _, err := e.Decode(r.Body); err != nil {
-			c.violate("error-body", mid, "%v %v: %v", h.Command, h.Status, err)
+			c.violate("error-body", h, "%v %v: %v", h.Command, h.Status, err)
 		} else if err := e.Check(); err != nil {
-			c.violate("error-body", mid, "%v %v: %v", h.Command, h.Status, err)
+			c.violate("error-body", h, "%v %v: %v", h.Command, h.Status, err)
 		} else if len(r.Body) == smb2.ErrRspSize {
-			c.violate("error-body", mid, "%v %v: no byte behind ByteCount (MS-SMB2 2.2.2)", h.Command, h.Status)
+			c.violate("error-body", h, "%v %v: no byte behind ByteCount (MS-SMB2 2.2.2)", h.Command, h.Status)
 		}
 	}
 	if req, ok := p.Request.Body.(*smb2.ChangeNotifyReq); ok && !interim && h.Status>>30 != 3 {
@@ -146,41 +148,41 @@ func (c *Conn) check(p *Pending, r *Response, first bool) {
 
 // checkInterim: MS-SMB2 3.3.4.2.
 func (c *Conn) checkInterim(p *Pending, r *Response, first bool) {
-	h, mid := r.Hdr, r.Hdr.MessageId
+	h := r.Hdr
 	if h.Flags&smb2.SMB2_FLAGS_SIGNED != 0 {
-		c.violate("interim-signed", mid, "%v: the interim response is signed", h.Command)
+		c.violate("interim-signed", h, "%v: the interim response is signed", h.Command)
 	}
 	if h.AsyncId() == 0 {
-		c.violate("async-id", mid, "%v: AsyncId is 0", h.Command)
+		c.violate("async-id", h, "%v: AsyncId is 0", h.Command)
 	}
 	if o := c.async[h.AsyncId()]; o != nil && o != p {
-		c.violate("async-id", mid, "%v: AsyncId %d is that of message id %d, which is pending", h.Command, h.AsyncId(), o.Hdr.MessageId)
+		c.violate("async-id", h, "%v: AsyncId %d is that of message id %d, which is pending", h.Command, h.AsyncId(), o.Hdr.MessageId)
 	}
 	if h.CreditRequest == 0 {
-		c.violate("interim-credits", mid, "%v: the interim response grants no credit", h.Command)
+		c.violate("interim-credits", h, "%v: the interim response grants no credit", h.Command)
 	}
 	if h.NextCommand != 0 || !first {
-		c.violate("interim-compound", mid, "%v: the interim response is part of a compound", h.Command)
+		c.violate("interim-compound", h, "%v: the interim response is part of a compound", h.Command)
 	}
 }
 
 // checkAsyncFinal: MS-SMB2 3.3.4.3 and 3.3.4.4.
 func (c *Conn) checkAsyncFinal(p *Pending, r *Response) {
-	h, mid := r.Hdr, r.Hdr.MessageId
+	h := r.Hdr
 	if h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND == 0 {
-		c.violate("final-flags", mid, "%v %v: no ASYNC after an interim response", h.Command, h.Status)
+		c.violate("final-flags", h, "%v %v: no ASYNC after an interim response", h.Command, h.Status)
 	} else if got, want := h.AsyncId(), p.interim.Hdr.AsyncId(); got != want {
-		c.violate("async-id", mid, "%v %v: AsyncId %d, the interim response had %d", h.Command, h.Status, got, want)
+		c.violate("async-id", h, "%v %v: AsyncId %d, the interim response had %d", h.Command, h.Status, got, want)
 	}
 	if h.CreditRequest != 0 {
-		c.violate("final-credits", mid, "%v %v: grants %d credits, the interim response did that", h.Command, h.Status, h.CreditRequest)
+		c.violate("final-credits", h, "%v %v: grants %d credits, the interim response did that", h.Command, h.Status, h.CreditRequest)
 	}
 }
 
 // checkSecurity: a final response is signed if and only if the request was
 // (MS-SMB2 3.3.4.1.1), and the signature is right.
 func (c *Conn) checkSecurity(p *Pending, r *Response) {
-	h, mid := r.Hdr, r.Hdr.MessageId
+	h := r.Hdr
 	s := p.Request.session()
 	signed := h.Flags&smb2.SMB2_FLAGS_SIGNED != 0
 	switch {
@@ -190,13 +192,13 @@ func (c *Conn) checkSecurity(p *Pending, r *Response) {
 		// signature field means nothing.
 		return
 	case p.Hdr.Flags&smb2.SMB2_FLAGS_SIGNED != 0 && !signed:
-		c.violate("unsigned", mid, "%v %v answers a signed request", h.Command, h.Status)
+		c.violate("unsigned", h, "%v %v answers a signed request", h.Command, h.Status)
 	case p.Hdr.Flags&smb2.SMB2_FLAGS_SIGNED == 0 && signed:
-		c.violate("signed", mid, "%v %v answers a request that is not signed", h.Command, h.Status)
+		c.violate("signed", h, "%v %v answers a request that is not signed", h.Command, h.Status)
 	}
 	if signed && !r.Encrypted && s != nil && s.signer != nil {
 		if err := verify(s, r); err != nil {
-			c.violate("signature", mid, "%v %v: %v", h.Command, h.Status, err)
+			c.violate("signature", h, "%v %v: %v", h.Command, h.Status, err)
 		}
 	}
 }
@@ -204,38 +206,38 @@ func (c *Conn) checkSecurity(p *Pending, r *Response) {
 // checkNotify: the body of a final CHANGE_NOTIFY response that is not an error
 // (MS-SMB2 2.2.36, and what a client checks: 3.2.5.16).
 func (c *Conn) checkNotify(req *smb2.ChangeNotifyReq, r *Response) {
-	h, mid := r.Hdr, r.Hdr.MessageId
+	h := r.Hdr
 	var n smb2.ChangeNotifyRsp
 	if _, err := n.Decode(r.Body); err != nil {
-		c.violate("notify-body", mid, "%v: %v", h.Status, err)
+		c.violate("notify-body", h, "%v: %v", h.Status, err)
 		return
 	}
 	if err := n.Check(); err != nil {
-		c.violate("notify-body", mid, "%v: %v", h.Status, err)
+		c.violate("notify-body", h, "%v: %v", h.Status, err)
 		return
 	}
 	if h.Status != smb2.STATUS_SUCCESS {
 		if n.OutputBufferLength != 0 {
-			c.violate("notify-body", mid, "%v: with %d bytes of records", h.Status, n.OutputBufferLength)
+			c.violate("notify-body", h, "%v: with %d bytes of records", h.Status, n.OutputBufferLength)
 		}
 		return
 	}
 	if want := uint16(smb2.HdrSize + smb2.ChangeNotifyRspSize); n.OutputBufferOffset != want {
-		c.violate("notify-body", mid, "OutputBufferOffset %d, want %d", n.OutputBufferOffset, want)
+		c.violate("notify-body", h, "OutputBufferOffset %d, want %d", n.OutputBufferOffset, want)
 	}
 	if n.OutputBufferLength == 0 {
-		c.violate("notify-empty", mid, "STATUS_SUCCESS without a record")
+		c.violate("notify-empty", h, "STATUS_SUCCESS without a record")
 		return
 	}
 	if n.OutputBufferLength > req.OutputBufferLength {
-		c.violate("notify-length", mid, "%d bytes of records, %d were asked for", n.OutputBufferLength, req.OutputBufferLength)
+		c.violate("notify-length", h, "%d bytes of records, %d were asked for", n.OutputBufferLength, req.OutputBufferLength)
 	}
 	data, err := n.OutputBuffer()
 	if err != nil {
 		return // Check found it
 	}
 	for _, problem := range ProblemsOf(data, req.Flags&smb2.SMB2_WATCH_TREE != 0) {
-		c.violate(problem.Rule, mid, "%s", problem.Text)
+		c.violate(problem.Rule, h, "%s", problem.Text)
 	}
 }
 

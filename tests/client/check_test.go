@@ -368,16 +368,21 @@ func TestStrict(t *testing.T) {
 }
 
 func TestAllow(t *testing.T) {
-	b := newBench(t, Watch{Size: 100})
-	b.c.Allow("interim-credits")
-	a := b.interim()
-	a.CreditRequest = 0
-	must(t, b.send(a))
-	if v := b.c.Violations(); len(v) != 0 {
-		t.Errorf("violations %v, want none", v)
-	}
-	if !strings.Contains(strings.Join(b.c.Lines(), "\n"), "allowed: interim-credits") {
-		t.Errorf("transcript %q does not tell of what was allowed", b.c.Lines())
+	for _, c := range []struct {
+		allow string
+		want  int
+	}{{"interim-credits", 0}, {"interim-credits/CHANGE_NOTIFY", 0}, {"interim-credits/ECHO", 1}, {"final-credits", 1}} {
+		b := newBench(t, Watch{Size: 100})
+		b.c.Allow(c.allow)
+		a := b.interim()
+		a.CreditRequest = 0
+		must(t, b.send(a))
+		if v := b.c.Violations(); len(v) != c.want {
+			t.Errorf("allow %s: violations %v, want %d", c.allow, v, c.want)
+		}
+		if told := strings.Contains(strings.Join(b.c.Lines(), "\n"), "allowed: interim-credits"); told != (c.want == 0) {
+			t.Errorf("allow %s: transcript %q", c.allow, b.c.Lines())
+		}
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 	"kbuild-run/tests/servers"
 )
 
-const accessAll = smb2.GENERIC_ALL
+const accessAll = smb2.FILE_READ_DATA | smb2.FILE_WRITE_DATA | smb2.FILE_APPEND_DATA | smb2.FILE_READ_EA | smb2.FILE_WRITE_EA |
+	smb2.FILE_READ_ATTRIBUTES | smb2.FILE_WRITE_ATTRIBUTES | smb2.DELETE | smb2.READ_CONTROL | smb2.WRITE_DAC | smb2.SYNCHRONIZE
 
 func ptr[T any](v T) *T { return &v }
 

@@ -368,7 +368,13 @@ func (t *Tree) ValidateNegotiate(ctx context.Context) error {
 	return nil
 }
 
-// Echo asks the server for a sign of life.
+// Echo asks the server for a sign of life, without a session, as Windows does.
+func (c *Conn) Echo(ctx context.Context) error {
+	_, err := c.Do(ctx, &Request{Command: smb2.SMB2_ECHO, Body: smb2.NewEchoReq()})
+	return err
+}
+
+// Echo is Conn.Echo with the session's id, signed or encrypted.
 func (s *Session) Echo(ctx context.Context) error {
 	_, err := s.Conn.Do(ctx, &Request{Command: smb2.SMB2_ECHO, Body: smb2.NewEchoReq(), Session: s})
 	return err

@@ -60,7 +60,7 @@ func (c *Conn) frame(b []byte) error {
 			return fmt.Errorf("read message: %w", err)
 		}
 		if err := h.Check(); err != nil {
-			c.violate("header", h.MessageId, "%v", err)
+			c.violate("header", h, "%v", err)
 		}
 		if h.ProtocolId != smb2.SMB2_PROTO_NUMBER {
 			return fmt.Errorf("read message: protocol id %#x, want %#x", h.ProtocolId, smb2.SMB2_PROTO_NUMBER)
@@ -92,25 +92,25 @@ const unsolicited = ^uint64(0)
 func (c *Conn) deliver(r *Response, first bool) {
 	h := r.Hdr
 	if h.Flags&smb2.SMB2_FLAGS_SERVER_TO_REDIR == 0 {
-		c.violate("response-flag", h.MessageId, "SMB2_FLAGS_SERVER_TO_REDIR is not set")
+		c.violate("response-flag", h, "SMB2_FLAGS_SERVER_TO_REDIR is not set")
 	}
 	if h.MessageId == unsolicited {
 		if h.Command != smb2.SMB2_OPLOCK_BREAK {
-			c.violate("unsolicited", h.MessageId, "%v without a request", h.Command)
+			c.violate("unsolicited", h, "%v without a request", h.Command)
 		}
 		select {
 		case c.breaks <- r:
 		default:
-			c.violate("breaks", h.MessageId, "%d breaks wait to be read", cap(c.breaks))
+			c.violate("breaks", h, "%d breaks wait to be read", cap(c.breaks))
 		}
 		return
 	}
 	p := c.pending[h.MessageId]
 	if p == nil {
 		if h.MessageId < c.window.next {
-			c.violate("second-response", h.MessageId, "%v %v: the request was answered, or never sent", h.Command, h.Status)
+			c.violate("second-response", h, "%v %v: the request was answered, or never sent", h.Command, h.Status)
 		} else {
-			c.violate("message-id", h.MessageId, "%v %v: the id is beyond what was granted", h.Command, h.Status)
+			c.violate("message-id", h, "%v %v: the id is beyond what was granted", h.Command, h.Status)
 		}
 		return
 	}
@@ -118,7 +118,7 @@ func (c *Conn) deliver(r *Response, first bool) {
 
 	if h.Status == smb2.STATUS_PENDING && h.Flags&smb2.SMB2_FLAGS_ASYNC_COMMAND != 0 {
 		if p.interim != nil {
-			c.violate("second-interim", h.MessageId, "%v: AsyncId %d after %d", h.Command, h.AsyncId(), p.interim.Hdr.AsyncId())
+			c.violate("second-interim", h, "%v: AsyncId %d after %d", h.Command, h.AsyncId(), p.interim.Hdr.AsyncId())
 			return
 		}
 		p.interim = r
@@ -134,7 +134,7 @@ func (c *Conn) deliver(r *Response, first bool) {
 		delete(c.async, p.interim.Hdr.AsyncId())
 	}
 	if len(c.pending) == 0 && c.window.credits == 0 {
-		c.violate("credits", h.MessageId, "%v leaves the client without a credit and without a request that could bring one (MS-SMB2 3.3.1.2)", h.Command)
+		c.violate("credits", h, "%v leaves the client without a credit and without a request that could bring one (MS-SMB2 3.3.1.2)", h.Command)
 	}
 	p.final = r
 	close(p.finished)

@@ -149,10 +149,10 @@ func (c *Conn) established(s *Session, setup Setup, key []byte, preauth crypt.Pr
 	case resp.Encrypted:
 	case signed:
 		if err := verify(s, resp); err != nil {
-			c.violate("signature", resp.Hdr.MessageId, "SESSION_SETUP: %v", err)
+			c.violate("signature", resp.Hdr, "SESSION_SETUP: %v", err)
 		}
 	case c.Dialect == smb2.SMB311_PROT_ID || s.signing:
-		c.violate("unsigned", resp.Hdr.MessageId, "SESSION_SETUP: the response that ends it is not signed")
+		c.violate("unsigned", resp.Hdr, "SESSION_SETUP: the response that ends it is not signed")
 	}
 	return nil
 }

@@ -177,7 +177,7 @@ func TestDrop(t *testing.T) {
 		t.Errorf("send: %v, want %v", err, ErrDropped)
 	}
 	_, tree = connect(t, s, options(s))
-	must(t, tree.Session.Echo(within(t)))
+	must(t, tree.Session.Conn.Echo(within(t)))
 }
 
 // TestWaitEnds: a wait ends with its context and says what it waited for.
