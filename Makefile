@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Nothing here links C: without cgo the programs are the same on every host.
 export CGO_ENABLED = 0
-# The commit goes into the binary where git lets us read it.
+# The commit goes into the program where git lets us read it: not from a clone
+# of somebody else's, say. Nothing else needs it.
+export GOFLAGS += -buildvcs=false
 VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 # Go checks the servers of its modules with these.
 CERTS = $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /var/lib/ca-certificates/ca-bundle.pem) ca-certificates)

@@ -56,7 +56,7 @@ type pkg struct {
 
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	c := exec.Command("go", "list", "-json", "./...")
+	c := exec.Command("go", "list", "-buildvcs=false", "-json", "./...")
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.Output()
@@ -299,7 +299,7 @@ func TestFormat(t *testing.T) {
 }
 
 func TestVet(t *testing.T) {
-	if out, err := exec.Command("go", "vet", "./...").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "vet", "-buildvcs=false", "./...").CombinedOutput(); err != nil {
 		t.Errorf("go vet: %v\n%s", err, out)
 	}
 }
