@@ -13,7 +13,7 @@ import (
 
 // DecodeCommand returns kbuild-run decode.
 func DecodeCommand() *cobra.Command {
-	var command string
+	var command, keys string
 	var full bool
 	c := &cobra.Command{
 		Use:   "decode FILE.pcap",
@@ -23,7 +23,11 @@ time of day (UTC), command, message id, what it asks or answers. A request shows
 it was answered and how; a response shows when its request is not in the capture.
 
 With --cmd it prints one command only, by number or name: 15 or CHANGE_NOTIFY, with the
-CANCELs that are meant for it.`,
+CANCELs that are meant for it.
+
+With --keys it opens encrypted messages and checks signatures. The file has a line a
+session, as Wireshark's smb2_seskey_list: SESSIONID,SESSIONKEY in hexadecimal, the id as
+its bytes are on the wire. The login has to be in the capture.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return job.Usage(fmt.Errorf("decode with %d files, want one capture", len(args)))
@@ -57,6 +61,16 @@ CANCELs that are meant for it.`,
 			}
 			out := job.From(cmd.Context()).Out
 			t := capture.NewTimeline(set)
+			if keys != "" {
+				f, err := os.Open(keys)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				if t.Keys, err = capture.ReadKeys(f); err != nil {
+					return fmt.Errorf("read session keys of %s: %w", keys, err)
+				}
+			}
 			for i := range frames {
 				t.Add(&frames[i])
 			}
@@ -70,6 +84,7 @@ CANCELs that are meant for it.`,
 		},
 	}
 	c.Flags().StringVar(&command, "cmd", "", "print this command only")
+	c.Flags().StringVar(&keys, "keys", "", "open and check sessions with the keys in this file")
 	c.Flags().BoolVar(&full, "full", false, "print every field under the line")
 	return c
 }

@@ -22,7 +22,9 @@ type Message struct {
 	Request  *Message   // of a response
 	Answers  []*Message // of a request: interim and final
 	Response bool
-	Opened   bool // came out of an encrypted frame
+	Opened   bool  // came out of an encrypted frame
+	Verified bool  // its signature was checked
+	BadSign  error // and is wrong
 }
 
 // Cmd is the number of the command.
@@ -46,6 +48,8 @@ func (m *Message) Interim() bool {
 const (
 	flagResponse  = 0x1
 	flagAsync     = 0x2
+	flagRelated   = 0x4
+	flagSigned    = 0x8
 	statusPending = 0x103
 	statusMore    = 0xC0000016
 	cancel        = 0xC
@@ -58,8 +62,7 @@ type Timeline struct {
 	set  *table.Set
 	open map[tie]*Message
 	All  []*Message
-	// Decrypt opens an encrypted frame, if set.
-	Decrypt func(*Frame) ([]byte, error)
+	Keys *Keys // opens what is encrypted and checks what is signed, unless nil
 }
 
 type tie struct {
@@ -82,13 +85,18 @@ func (t *Timeline) Add(f *Frame) {
 
 func (t *Timeline) add(f *Frame) error {
 	data, opened := f.Data, false
+	if t.Keys != nil {
+		if err := t.Keys.See(f); err != nil {
+			return err
+		}
+	}
 	switch f.Kind {
 	case Encrypted:
-		if t.Decrypt == nil {
+		if t.Keys == nil {
 			return fmt.Errorf("encrypted, %d bytes", len(data))
 		}
 		var err error
-		if data, err = t.Decrypt(f); err != nil {
+		if data, err = t.Keys.Open(f); err != nil {
 			return fmt.Errorf("encrypted, %d bytes: %w", len(f.Data), err)
 		}
 		opened = true
@@ -115,6 +123,9 @@ func (t *Timeline) add(f *Frame) error {
 		}
 		m := &Message{Frame: f, Header: h, Raw: b, Opened: opened, Response: h.Number("Flags")&flagResponse != 0}
 		m.Body, m.Err = t.body(m)
+		if t.Keys != nil && !opened && h.Number("Flags")&flagSigned != 0 {
+			m.Verified, m.BadSign = t.Keys.Verify(m)
+		}
 		t.tie(m)
 		t.All = append(t.All, m)
 		if next == 0 {
@@ -260,12 +271,17 @@ func (t *Timeline) line(m *Message) string {
 	if m.Header.Number("NextCommand") != 0 {
 		b.WriteString(" compound")
 	}
-	if m.Header.Number("Flags")&4 != 0 {
+	if m.Header.Number("Flags")&flagRelated != 0 {
 		b.WriteString(" related")
 	}
-	if m.Opened {
+	switch {
+	case m.Opened:
 		b.WriteString(" encrypted")
-	} else if m.Header.Number("Flags")&8 != 0 {
+	case m.BadSign != nil:
+		fmt.Fprintf(&b, " signed WRONG: %v;", m.BadSign)
+	case m.Verified:
+		b.WriteString(" signed ok")
+	case m.Header.Number("Flags")&flagSigned != 0:
 		b.WriteString(" signed")
 	}
 	if m.Response {

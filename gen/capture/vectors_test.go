@@ -51,11 +51,20 @@ func timeline(t testing.TB, set *table.Set, file string) *capture.Timeline {
 		t.Fatal(err)
 	}
 	line := capture.NewTimeline(set)
+	if k, err := os.Open(keysOf(file)); err == nil {
+		defer k.Close()
+		if line.Keys, err = capture.ReadKeys(k); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i := range frames {
 		line.Add(&frames[i])
 	}
 	return line
 }
+
+// keysOf is the file of a capture's session keys, if it has any.
+func keysOf(file string) string { return strings.TrimSuffix(file, filepath.Ext(file)) + ".keys" }
 
 // TestTimelines prints every capture.
 func TestTimelines(t *testing.T) {
@@ -206,8 +215,16 @@ func TestTshark(t *testing.T) {
 	}
 	set := tables(t)
 	for _, file := range vectors(t) {
-		out, err := exec.Command(tshark, "-r", file, "-d", "tcp.port==44501,nbss", "-Y", "smb2", "-T", "fields", "-E", "separator=;", "-E", "aggregator=,",
-			"-e", "smb2.flags.response", "-e", "smb2.cmd", "-e", "smb2.msg_id", "-e", "smb2.nt_status").Output()
+		args := []string{"-r", file, "-d", "tcp.port==44501,nbss", "-Y", "smb2.cmd", "-T", "fields", "-E", "separator=;", "-E", "aggregator=,",
+			"-e", "smb2.flags.response", "-e", "smb2.cmd", "-e", "smb2.msg_id", "-e", "smb2.nt_status"}
+		if keys, err := os.ReadFile(keysOf(file)); err == nil {
+			for _, line := range strings.Split(string(keys), "\n") {
+				if id, key, ok := strings.Cut(line, ","); ok {
+					args = append(args, "-o", fmt.Sprintf(`uat:smb2_seskey_list:%s,%s,"",""`, id, key))
+				}
+			}
+		}
+		out, err := exec.Command(tshark, args...).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,17 +258,89 @@ func TestTshark(t *testing.T) {
 	}
 }
 
+// TestKeys opens with a wrong key, with none, and checks a message that was changed.
+func TestKeys(t *testing.T) {
+	set := tables(t)
+	read := func(file, keys string, spoil func([]capture.Frame)) string {
+		t.Helper()
+		f, err := os.Open("../vectors/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		frames, err := capture.Read(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(frames)
+		line := capture.NewTimeline(set)
+		if line.Keys, err = capture.ReadKeys(strings.NewReader(keys)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range frames {
+			line.Add(&frames[i])
+		}
+		var out strings.Builder
+		if err := line.Print(&out, -1, false); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	keys := func(file string) string {
+		b, err := os.ReadFile("../vectors/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	nothing := func([]capture.Frame) {}
+	encrypted, signed := keys("smbclient-encrypted.keys"), keys("smbclient-signed.keys")
+	for _, tt := range []struct {
+		name, file, keys string
+		spoil            func([]capture.Frame)
+		want             string
+	}{
+		{"no key", "smbclient-encrypted.pcap", "", nothing, "no key of session 0x1d594a70, or its login is not in the capture"},
+		{"wrong key", "smbclient-encrypted.pcap", strings.ReplaceAll(encrypted, "9E66", "9E67"), nothing, "message authentication failed"},
+		{"wrong signing key", "smbclient-signed.pcap", strings.ReplaceAll(signed, "4039", "4038"), nothing, "signed WRONG: signature"},
+		{"changed message", "smbclient-signed.pcap", signed, func(f []capture.Frame) {
+			for i := range f {
+				if f[i].Data[12] == byte(smb2.SMB2_CHANGE_NOTIFY) {
+					f[i].Data[70] ^= 1
+					return
+				}
+			}
+		}, "CHANGE_NOTIFY   Request  mid 8 signed WRONG: signature"},
+		{"login missing", "smbclient-encrypted.pcap", encrypted, func(f []capture.Frame) { f[2].Data = f[2].Data[:64] }, "message authentication failed"},
+	} {
+		if got := read(tt.file, tt.keys, tt.spoil); !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got\n%s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+	for _, bad := range []string{"0102,00112233445566778899aabbccddeeff", "0102030405060708", "0102030405060708,0011", "0102030405060708,xyz"} {
+		if _, err := capture.ReadKeys(strings.NewReader("# two\n" + bad)); err == nil || !strings.HasPrefix(err.Error(), "line 2: ") {
+			t.Errorf("%q: %v, want an error with the line", bad, err)
+		}
+	}
+}
+
 // FuzzTimeline reads anything as a frame and prints what became of it.
 func FuzzTimeline(f *testing.F) {
 	set := tables(f)
+	seeds := map[string]bool{} // one of each kind
 	for _, file := range vectors(f) {
 		for _, m := range timeline(f, set, file).All {
-			f.Add(m.Raw)
+			if kind := fmt.Sprint(m.Cmd(), m.Response, m.Status()); !seeds[kind] {
+				seeds[kind] = true
+				f.Add(m.Raw)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		line := capture.NewTimeline(set)
+		line.Keys, _ = capture.ReadKeys(strings.NewReader("0000000000000000,00112233445566778899aabbccddeeff"))
 		line.Add(&capture.Frame{Kind: capture.SMB2, Data: b})
+		line.Add(&capture.Frame{Kind: capture.Encrypted, Data: b})
 		var out bytes.Buffer
 		if err := line.Print(&out, -1, true); err != nil {
 			t.Fatal(err)
