@@ -173,7 +173,7 @@ func TestPackageComments(t *testing.T) {
 // the kernel's own style.
 func files(t *testing.T) []string {
 	t.Helper()
-	out, err := exec.Command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	out, err := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
 	if err != nil {
 		t.Skipf("git ls-files: %v: this is no git work tree", err)
 	}
