@@ -1,10 +1,14 @@
 package client
 
 import (
+	"context"
+	"errors"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"kbuild-run/gen/smb2"
 	"kbuild-run/tests/client/crypt"
@@ -37,7 +41,7 @@ func newBench(t *testing.T, w Watch) *bench {
 	t.Cleanup(func() { near.Close(); far.Close() })
 	c := &Conn{
 		Options: Options{Dialects: []smb2.Dialect{smb2.SMB311_PROT_ID}},
-		tcp:     near, granted: make(chan struct{}, 1), done: make(chan struct{}), breaks: make(chan *Response, 1),
+		tcp:     near, sending: make(chan struct{}, 1), granted: make(chan struct{}, 1), done: make(chan struct{}), breaks: make(chan *Response, 1),
 		window: window{next: 8, credits: 3}, pending: map[uint64]*Pending{}, async: map[uint64]*Pending{},
 		sessions: map[uint64]*Session{}, allowed: map[string]bool{},
 	}
@@ -333,6 +337,41 @@ func TestLostCredits(t *testing.T) {
 	}
 	if _, err := b.c.take(within(t), 1); err == nil || !strings.Contains(err.Error(), "0 are held") {
 		t.Errorf("take: %v, want an error at once", err)
+	}
+}
+
+// TestWindow: message ids are taken in order, and no more than were granted.
+func TestWindow(t *testing.T) {
+	b := newBench(t, Watch{Size: 100})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	for _, want := range []uint64{8, 9} {
+		if got, err := b.c.take(ctx, int(want-7)); err != nil || got != want {
+			t.Fatalf("first message id %d, %v, want %d", got, err, want)
+		}
+	}
+	if got := b.c.Credits(); got != 0 {
+		t.Errorf("%d credits are left, want 0", got)
+	}
+	cancel(errors.New("enough"))
+	_, err := b.c.take(ctx, 1)
+	if err == nil || err.Error() != "wait for 1 credits, 0 are held: enough" {
+		t.Errorf("take without credits: %v, want the end of the wait", err)
+	}
+	must(t, b.send(b.interim())) // grants one
+	if got, err := b.c.take(t.Context(), 1); err != nil || got != 11 {
+		t.Errorf("message id after the grant %d, %v, want 11", got, err)
+	}
+}
+
+// TestStuckServer: a server that does not read holds a send no longer than its
+// context.
+func TestStuckServer(t *testing.T) {
+	b := newBench(t, Watch{Size: 100})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, err := b.c.Send(ctx, &Request{Command: smb2.SMB2_ECHO, Body: smb2.NewEchoReq()})
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("send: %v, want %v", err, os.ErrDeadlineExceeded)
 	}
 }
 

@@ -254,7 +254,9 @@ func (c *Conn) take(ctx context.Context, n int) (uint64, error) {
 		held := c.window.credits
 		coming := false
 		for _, p := range c.pending {
-			coming = coming || p.interim == nil // a final response after an interim one grants nothing
+			// A final response behind an interim one grants nothing, unless that
+			// did not either.
+			coming = coming || p.interim == nil || p.interim.Hdr.CreditRequest == 0
 		}
 		c.mu.Unlock()
 		if !coming {
