@@ -8,7 +8,7 @@ VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 # Go checks the servers of its modules with these.
 CERTS = $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /var/lib/ca-certificates/ca-bundle.pem) ca-certificates)
 
-.PHONY: help run test setup doctor vet gen kbuild-run ca-certificates clean
+.PHONY: help run test setup doctor vet gen kbuild-run ca-certificates
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +38,3 @@ kbuild-run: $(filter ca-certificates,$(CERTS)) ## build the program
 
 ca-certificates:
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends ca-certificates
-
-clean: ## remove the program and the reports; kbuild-run cache prune empties the cache
-	rm -rf kbuild-run out
