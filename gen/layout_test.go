@@ -31,7 +31,7 @@ func TestLayout(t *testing.T) {
 		{"type", "\t__le32\tCompletionFilter;", "\t__u32\tCompletionFilter;", "-  88 __u32 CompletionFilter\n+  88 __le32 CompletionFilter\n"},
 		{"size", "\t__le32\tOutputBufferLength;\n\t__u8\tBuffer[];", "\t__le64\tOutputBufferLength;\n\t__u8\tBuffer[];", "-  76 __u8 Buffer[]\n"},
 		{"in a union", "\t\t__le64 AsyncId;", "\t\t__u64 AsyncId;", "+  32 __le64 Id.AsyncId\n"},
-		{"union with the flexible member", "\tchar FileName[]; /* from the share's root; at least 4 bytes, padded */",
+		{"union with the flexible member", "\tchar FileName[];",
 			"\tunion {\n\t\tchar __pad;\n\t\tstruct { struct { } __empty; char FileName[]; };\n\t};", ""},
 		{"group", "\t__le16 NameOffset;\n\t__le16 NameLength;\n\t__le16 Reserved;",
 			"\tunion {\n\t\tstruct { __le16 NameOffset, NameLength; } __packed;\n\t\tstruct group { __le16 NameOffset, NameLength; } __packed grp;\n\t};\n\t__le16 Reserved;", ""},

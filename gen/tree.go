@@ -237,12 +237,16 @@ func (c *comparison) constants(d *table.Decl) *Finding {
 	var have, want strings.Builder
 	var missing, differs, strayed []string
 	for _, v := range d.Values {
-		if v.Absent || !c.tree.Version.Has(v.Since) {
+		if v.Absent {
 			continue
 		}
-		f.Count++
 		name := emit.CName(d, v)
 		found := c.index.Defines[name]
+		if c.tree.Version.Has(v.Since) {
+			f.Count++
+		} else if len(found) == 0 || !d.Into.Only {
+			continue
+		}
 		if len(found) == 0 {
 			missing = append(missing, name)
 			continue

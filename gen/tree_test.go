@@ -92,8 +92,8 @@ func TestTree(t *testing.T) {
 			want: ": FILE_NOTIFY_CHANGE_EA\n"},
 		{name: "byte order of a value", path: pdu, from: "cpu_to_le16(0x0001)", to: "0x0001", want: "differs close_flags"},
 		{name: "value gone", path: pdu, from: "#define FILE_NOTIFY_CHANGE_EA\t\t\t0x00000080\n", to: "",
-			want: "missing completion_filter (12) " + pdu},
-		{name: "group gone", path: pdu, from: "/* See MS-SMB2 2.2.35 */\n#define SMB2_WATCH_TREE\t\t\t0x0001 /* the whole subtree, not the directory alone */\n", to: "",
+			want: "missing completion_filter (13) " + pdu},
+		{name: "group gone", path: pdu, from: "/* See MS-SMB2 2.2.35 */\n#define SMB2_WATCH_TREE\t\t\t0x0001\n", to: "",
 			want: "missing notify_flags (1)\n", kept: true},
 		{name: "error number", path: "fs/smb/common/smb2status.h", from: "cpu_to_le32(0x00000103) // -EIO", to: "cpu_to_le32(0x00000103) // -EINVAL",
 			want: "-#define STATUS_PENDING cpu_to_le32(0x00000103) // -EINVAL\n"},
@@ -148,49 +148,50 @@ func lineDiff(a, b string) string {
 	return string(c.diff())
 }
 
-// TestStrayed has the records of a notification in the client's own header, as v6.12
-// has them, where the server cannot include them.
+// TestStrayed has declarations of a notification in the client's own header, as v6.12
+// has them, where the server cannot include them. They move, and leave nothing behind.
 func TestStrayed(t *testing.T) {
 	set, err := Tables()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := kernelTree(t, set, "7.3")
-	move := func(from, to, start, end string) {
-		a, err := os.ReadFile(filepath.Join(dir, from))
-		if err != nil {
-			t.Fatal(err)
-		}
-		i := strings.Index(string(a), start)
-		j := i + strings.Index(string(a)[i:], end) + len(end)
-		if i < 0 || j <= i {
-			t.Fatalf("%q is not in %s", start, from)
-		}
-		part := string(a)[i:j]
-		b, err := os.ReadFile(filepath.Join(dir, to))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for path, text := range map[string]string{from: strings.Replace(string(a), part, "", 1),
-			to: strings.Replace(string(b), "\n#endif", "\n"+part+"\n#endif", 1)} {
-			if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o666); err != nil {
-				t.Fatal(err)
+	const client = "fs/smb/client/cifspdu.h"
+	for _, tt := range []struct{ name, start, end string }{
+		{"file_notify_information", "\n/* See MS-FSCC 2.7.1 */\nstruct file_notify_information {", "} __packed;\n"},
+		{"file_action (11)", "\n/* See MS-FSCC 2.7.1 */\n#define FILE_ACTION_ADDED", "TUNNELLED_ID_COLLISION\t0x0000000B\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := kernelTree(t, set, "7.3")
+			read := func(path string) string {
+				text, err := os.ReadFile(filepath.Join(dir, path))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(text)
 			}
-		}
-	}
-	client := "fs/smb/client/cifspdu.h"
-	move(fscc, client, "/* See MS-FSCC 2.7.1 */\nstruct file_notify_information {", "} __packed;\n")
-	got := verdicts(t, set, dir)
-	if want := "strayed file_notify_information " + client + ":"; !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 1 {
-		t.Errorf("got\n%s\nwant %s", got, want)
-	}
-	rewrite(t, set, dir)
-	left, err := os.ReadFile(filepath.Join(dir, client))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := string(left); strings.Contains(s, "notify") || strings.Contains(s, "2.7.1") || !strings.Contains(s, "struct lone") {
-		t.Errorf("left in the client's header:\n%s", s)
+			home, stray := read(fscc), read(client)
+			i := strings.Index(home, tt.start)
+			if i < 0 || strings.Index(home[i:], tt.end) < 0 {
+				t.Fatalf("%q to %q is not in %s", tt.start, tt.end, fscc)
+			}
+			j := i + strings.Index(home[i:], tt.end) + len(tt.end)
+			for path, text := range map[string]string{fscc: home[:i] + home[j:],
+				client: strings.Replace(stray, "\n#endif", home[i:j]+"\n#endif", 1)} {
+				if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := verdicts(t, set, dir)
+			if want := "strayed " + tt.name + " " + client + ":"; !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 1 {
+				t.Errorf("got\n%s\nwant %s", got, want)
+			}
+			rewrite(t, set, dir)
+			for path, want := range map[string]string{fscc: home, client: stray} {
+				if got := read(path); got != want {
+					t.Errorf("%s", lineDiff(want, got))
+				}
+			}
+		})
 	}
 }
 

@@ -46,8 +46,6 @@ func CDefine(d *table.Decl, v *table.Value, like string) string {
 		line += " // 0"
 	case v.Errno != "":
 		line += " // " + v.Errno
-	case v.Note != "":
-		line += " /* " + v.Note + " */"
 	}
 	return line
 }
@@ -176,15 +174,8 @@ func members(b *strings.Builder, set *table.Set, d *table.Decl, n *node, depth i
 			line += fmt.Sprintf("[%d]", f.Array)
 		}
 		line += ";"
-		var say []string
 		if f.Want != "" {
-			say = append(say, "Must be "+f.Want)
-		}
-		if f.Note != "" {
-			say = append(say, f.Note)
-		}
-		if len(say) > 0 {
-			line += " /* " + strings.Join(say, ", ") + " */"
+			line += " /* Must be " + f.Want + " */"
 		}
 		b.WriteString(line + "\n")
 	}
