@@ -77,7 +77,7 @@ var Needs = []Need{
 	{Name: "clang", Step: "patches", For: "a second compiler in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "clang", Fedora: "clang", SUSE: "clang"},
 	{Name: "codespell", Step: "patches", For: "checkpatch.pl --codespell in series check", Optional: true,
-		Ask: []string{"--version"}, Debian: "codespell", Fedora: "codespell", SUSE: "python3-codespell"},
+		Ask: []string{"--version"}, Debian: "codespell", Fedora: "codespell", SUSE: "codespell"},
 	{Name: "b4", Step: "patches", For: "sends a series, fetches one from a list", Optional: true,
 		Ask: []string{"--version"}, Debian: "b4", Fedora: "b4", SUSE: "b4"},
 }
