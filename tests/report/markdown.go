@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -169,27 +170,30 @@ func (r *Report) failures(b *bytes.Buffer) {
 // remarks writes the reasons of what is no failure, like ones together: that all
 // scenarios fail in one way without the series is worth one line.
 func (r *Report) remarks(b *bytes.Buffer) {
-	var order []string
-	names := map[string][]string{}
+	head := "\n## Remarks\n"
 	for i, c := range r.Columns {
+		var order [][2]string // what, gist
+		names := map[[2]string][]string{}
 		for _, s := range r.Scenarios {
 			what, status, detail := s.check(&c, s.result(i))
 			if status == Failed || detail == "" || c.Failure != "" && s.result(i).Status == NotRun {
 				continue
 			}
-			key := fmt.Sprintf("%s: %s: %s", cell(c.Name), what, cell(gist(detail)))
+			key := [2]string{what, gist(detail)}
 			if names[key] == nil {
 				order = append(order, key)
 			}
 			names[key] = append(names[key], cell(s.Name))
 		}
-	}
-	if len(order) == 0 {
-		return
-	}
-	b.WriteString("\n## Remarks\n\n")
-	for _, key := range order {
-		fmt.Fprintf(b, "- %s (%s)\n", key, strings.Join(names[key], ", "))
+		slices.SortStableFunc(order, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+		last := ""
+		for _, key := range order {
+			if key[0] != last {
+				fmt.Fprintf(b, "%s\n%s: %s:\n\n", head, cell(c.Name), key[0])
+				head, last = "", key[0]
+			}
+			fmt.Fprintf(b, "- %s (%s)\n", cell(key[1]), strings.Join(names[key], ", "))
+		}
 	}
 }
 

@@ -236,18 +236,7 @@ func (r *Report) Verdict() string {
 	if p := r.problem(); p != "" {
 		return "FAIL: " + p + "."
 	}
-	must, untried := 0, 0
-	for i, c := range r.Columns {
-		for _, s := range r.Scenarios {
-			switch {
-			case c.Role != Before || !s.NeedsSeries:
-			case s.result(i).Status == Failed:
-				must++
-			default:
-				untried++
-			}
-		}
-	}
+	must, untried := r.compared()
 	var b strings.Builder
 	fmt.Fprintf(&b, "PASS: %s on Linux %s", plural(r.after(Passed), "scenario passes", "scenarios pass"), r.Version)
 	if r.Series != "" {
@@ -264,6 +253,30 @@ func (r *Report) Verdict() string {
 	}
 	b.WriteString("; the kernel reports nothing.")
 	return b.String()
+}
+
+// compared counts, of the scenarios that need the series and pass with it, those
+// that fail without it, and those that were not tried without it.
+func (r *Report) compared() (must, untried int) {
+	for _, s := range r.Scenarios {
+		var before, after Status
+		for i, c := range r.Columns {
+			switch c.Role {
+			case Before:
+				before = s.result(i).Status
+			case After:
+				after = s.result(i).Status
+			}
+		}
+		switch {
+		case !s.NeedsSeries || after != Passed:
+		case before == Failed:
+			must++
+		case r.Series != "":
+			untried++
+		}
+	}
+	return must, untried
 }
 
 func plural(n int, one, many string) string {

@@ -162,6 +162,14 @@ func TestVerdict(t *testing.T) {
 			"FAIL: no scenario ran on the kernel under test."},
 		{"skipped before", func(r *Report) { r.Scenarios[0].Results[0].Status = Skipped },
 			"PASS: 2 scenarios pass on Linux 6.12.117 with notify; 1 not tried without it; the kernel reports nothing."},
+		{"skipped after", func(r *Report) { r.Scenarios[0].Results[1].Status = Skipped },
+			"PASS: 1 scenario passes on Linux 6.12.117 with notify, 1 skipped; the kernel reports nothing."},
+		{"no kernel without the series", func(r *Report) {
+			r.Columns = r.Columns[1:]
+			for i := range r.Scenarios {
+				r.Scenarios[i].Results = r.Scenarios[i].Results[1:]
+			}
+		}, "PASS: 2 scenarios pass on Linux 6.12.117 with notify; 1 not tried without it; the kernel reports nothing."},
 		{"results are missing", func(r *Report) { r.Scenarios[1].Results = r.Scenarios[1].Results[:1] },
 			"FAIL: after: list did not run."},
 		{"another server fails", func(r *Report) {
