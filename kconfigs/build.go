@@ -35,6 +35,7 @@ var environment = []string{
 
 // folder is a build folder: O= of one base, set of fragments and compiler.
 type folder struct {
+	t         *patches.Tree
 	tree, dir string
 	expected  string // file with the number of objects of a build from nothing
 }
@@ -45,7 +46,7 @@ func openFolder(t *patches.Tree, names []string, cc string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &folder{dir: dir, expected: filepath.Join(filepath.Dir(dir), "objects-"+set)}, nil
+	return &folder{t: t, dir: dir, expected: filepath.Join(filepath.Dir(dir), "objects-"+set)}, nil
 }
 
 // make returns a make command on the tree. The variables stand on the command
@@ -143,9 +144,12 @@ func enter(ctx context.Context, s *job.Step, t *patches.Tree, names []string, cc
 // that does not change keeps its date.
 func (f *folder) configure(ctx context.Context, s *job.Step, want []line) error {
 	s.Progress("configure")
+	if f.configured(ctx, want) {
+		return nil
+	}
 	request := filepath.Join(f.dir, "request.config")
-	if job.From(ctx).DryRun {
-		fmt.Fprintf(job.From(ctx).Out, "mkdir -p %s && cat > %s <<'EOF'\n%sEOF\n", job.Quote(f.dir), job.Quote(request), text(want))
+	if j := job.From(ctx); j.DryRun {
+		fmt.Fprintf(j.Out, "mkdir -p %s && cat > %s <<'EOF'\n%sEOF\n", job.Quote(f.dir), job.Quote(request), text(want))
 	} else if err := os.WriteFile(request, []byte(text(want)), 0o644); err != nil {
 		return err
 	}
@@ -162,7 +166,31 @@ func (f *folder) configure(ctx context.Context, s *job.Step, want []line) error 
 	if lost := c.lost(want); len(lost) > 0 {
 		return fmt.Errorf("configure the kernel: %w", lostError(f.tree, c, lost))
 	}
-	return nil
+	return os.WriteFile(f.stamp(), []byte(f.t.Commit+" "+f.configKey(want)), 0o644)
+}
+
+// stamp is the file that says which commit and which request .config is of.
+func (f *folder) stamp() string { return filepath.Join(f.dir, "configured") }
+
+// configKey stands for the request and for the .config made of it.
+func (f *folder) configKey(want []line) string {
+	made, err := os.ReadFile(filepath.Join(f.dir, ".config"))
+	if err != nil {
+		return ""
+	}
+	return cache.Key(text(want), string(made))
+}
+
+// configured says that .config is what configure would make. It saves the four
+// seconds that allnoconfig and olddefconfig take, on each turn of the loop from
+// a changed line to a verdict.
+func (f *folder) configured(ctx context.Context, want []line) bool {
+	b, err := os.ReadFile(f.stamp())
+	if err != nil {
+		return false
+	}
+	commit, key, _ := strings.Cut(string(b), " ")
+	return key == f.configKey(want) && f.t.Same(ctx, commit, "*Kconfig*", "scripts", "Makefile", "arch/x86/Makefile*")
 }
 
 // compiled is how Kbuild names an object it makes.
@@ -243,7 +271,7 @@ func (f *folder) mend() error {
 			return err
 		}
 		switch d.Name() {
-		case ".config", "request.config", "metadata.json", filepath.Base(f.mark()):
+		case ".config", "request.config", "metadata.json", "configured", filepath.Base(f.mark()):
 			return nil
 		}
 		if made[name] = fi.ModTime(); fi.ModTime().After(last) {

@@ -92,6 +92,14 @@ func (t *Tree) String() string {
 // Repository returns the folder of the git repository that holds Commit.
 func (t *Tree) Repository() string { return filepath.Join(t.entry, "tree") }
 
+// Same says whether some paths (git's pathspecs) are in the tree as they are in
+// another commit of the same repository. A commit that is gone is not the same.
+func (t *Tree) Same(ctx context.Context, commit string, paths ...string) bool {
+	args := append([]string{"diff", "--quiet", "--no-ext-diff", commit, t.Commit, "--"}, paths...)
+	_, err := git(t.Repository(), args...).Probe(ctx)
+	return err == nil
+}
+
 // base returns the base that is asked for, and the commit of the user's tree.
 func (o Options) base(ctx context.Context) (base Base, head string, err error) {
 	if base, err = FindBase(o.Base); err != nil || o.Dir == "" {

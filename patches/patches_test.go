@@ -347,6 +347,20 @@ diff --git a/ignored.c b/ignored.c
 		t.Errorf("a file that does not differ was written")
 	}
 
+	for _, test := range []struct {
+		commit, path string
+		want         bool
+	}{
+		{tree.Commit, "Makefile", true},
+		{tree.Commit, "*.c", false},
+		{patched.Commit, ".", true},
+		{"0123456789012345678901234567890123456789", "Makefile", false},
+	} {
+		if got := patched.Same(t.Context(), test.commit, test.path); got != test.want {
+			t.Errorf("Same(%s, %s) = %v", test.commit, test.path, got)
+		}
+	}
+
 	dir := tree.Repository()
 	for name, text := range map[string]string{
 		filepath.Join(dir, "ignored.c"):                  "half a fi",
