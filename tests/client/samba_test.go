@@ -114,38 +114,6 @@ func wantStatus(t *testing.T, r *Response, want smb2.NtStatus) {
 	}
 }
 
-// arrive waits for a change; records of others may come before and with it.
-func arrive(t *testing.T, dir *File, p *Pending, w Watch, want Change) *Response {
-	t.Helper()
-	for {
-		r := final(t, p)
-		must(t, r.Err())
-		if slices.Contains(r.Changes, want) {
-			return r
-		}
-		p = mustNotify(t, dir, w)
-	}
-}
-
-// settle changes the folder until smbd tells of it. With inotify, names are
-// watched by another process, and smbd does not wait for it before it answers
-// STATUS_PENDING: what happens in between is lost.
-func settle(t *testing.T, tree *Tree, dir *File, p *Pending) {
-	t.Helper()
-	for ctx := within(t); ctx.Err() == nil; {
-		select {
-		case <-p.Finished():
-			must(t, final(t, p).Err())
-			return
-		default:
-		}
-		must(t, mustCreate(t, tree, strings.TrimPrefix(dir.Name+`\settle`, `\`), Create{
-			Access: smb2.DELETE | smb2.FILE_READ_ATTRIBUTES, Disposition: ptr(smb2.FILE_CREATE), Options: smb2.FILE_DIRECTORY_FILE | smb2.FILE_DELETE_ON_CLOSE,
-		}).Close(ctx))
-	}
-	t.Fatal("smbd does not tell of changes")
-}
-
 var explorer = Watch{
 	Filter: smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_DIR_NAME | smb2.FILE_NOTIFY_CHANGE_ATTRIBUTES | smb2.FILE_NOTIFY_CHANGE_LAST_WRITE,
 	Size:   2048,
@@ -174,13 +142,12 @@ func TestExplorer(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantStatus(t, interim(t, watch), smb2.STATUS_PENDING)
-		settle(t, tree, dir, watch)
-		watch = mustNotify(t, dir, explorer)
+		must(t, s.Settle(ctx))
 		name := "new " + d.String()
 		if err := os.WriteFile(filepath.Join(s.Dir, "folder", name), nil, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		arrive(t, dir, watch, explorer, Change{smb2.FILE_ACTION_ADDED, name})
+		wantChanges(t, final(t, watch), Change{smb2.FILE_ACTION_ADDED, name})
 
 		// What is left of the creation may be in the buffer.
 		for {

@@ -246,9 +246,9 @@ func TestManyWatches(t *testing.T) {
 func TestLocal(t *testing.T) {
 	s := samba(t, servers.SambaOptions{})
 	_, tree := connect(t, s, options(s))
-	root := mustCreate(t, tree, "", Create{})
-	settle(t, tree, root, mustNotify(t, root, names))
-	p := mustNotify(t, root, names)
+	p := mustNotify(t, mustCreate(t, tree, "", Create{}), names)
+	interim(t, p)
+	must(t, s.Settle(within(t)))
 	must(t, os.Mkdir(filepath.Join(s.Dir, "ä 😀"), 0o777))
-	arrive(t, root, p, names, Change{smb2.FILE_ACTION_ADDED, "ä 😀"})
+	wantChanges(t, final(t, p), Change{smb2.FILE_ACTION_ADDED, "ä 😀"})
 }
