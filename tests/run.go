@@ -46,14 +46,15 @@ func (s *Scenario) needsSeries(base string) bool {
 
 // kernel is one of the kernels that are compared.
 type kernel struct {
-	role   report.Role
-	series string
-	tree   *patches.Tree
-	built  *kconfigs.Kernel
-	image  *rootfs.Image
-	column report.Column
-	vm     *vmrunner.VM
-	result []*Result
+	role    report.Role
+	series  string
+	tree    *patches.Tree
+	patches []string // subjects
+	built   *kconfigs.Kernel
+	image   *rootfs.Image
+	column  report.Column
+	vm      *vmrunner.VM
+	result  []*Result
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -115,17 +116,8 @@ func Main(ctx context.Context, o Options) error {
 
 	r := &report.Report{
 		Program: report.Program(), Started: began, Command: o.command(),
-		Base: last.tree.Base, Version: last.tree.Version, Source: last.tree.Source, Series: o.Series,
+		Base: last.tree.Base, Version: last.tree.Version, Source: last.tree.Source, Series: o.Series, Patches: last.patches,
 		Fragments: last.built.Fragments, Compiler: last.built.Compiler, QEMU: qemuVersion(ctx),
-	}
-	if o.Series != "" {
-		series, err := patches.FindSeries(o.Series, last.tree.Base)
-		if err != nil {
-			return err
-		}
-		for _, m := range series.Mails {
-			r.Patches = append(r.Patches, m.Subject())
-		}
 	}
 	for _, k := range kernels {
 		if k.vm != nil {
@@ -248,6 +240,15 @@ func (k *kernel) build(ctx context.Context, o Options) (err error) {
 	})
 	if err != nil {
 		return err
+	}
+	if k.series != "" {
+		series, err := patches.FindSeries(k.series, k.tree.Base)
+		if err != nil {
+			return err
+		}
+		for _, m := range series.Mails {
+			k.patches = append(k.patches, m.Subject())
+		}
 	}
 	err = j.Step(k.step("kernel"), func(s *job.Step) (err error) {
 		k.built, err = kconfigs.Build(ctx, s, k.tree, kconfigs.Options{Fragments: o.Fragments})
