@@ -36,7 +36,7 @@ in the style of the block it stands in, and compares again.
 
 With --layout it compares the structures with what the compiler made of them: with the
 debug information of an object file or module, or of two objects of a kernel's build
-folder, which it compiles once more with -g.`,
+folder, which it compiles once more with -g: that way nothing is left out as unused.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			j := job.From(cmd.Context())
@@ -56,7 +56,7 @@ folder, which it compiles once more with -g.`,
 			if err != nil {
 				return err
 			}
-			if !check {
+			if !check && !j.DryRun {
 				if err := write(dir, changes); err != nil {
 					return err
 				}
@@ -68,7 +68,7 @@ folder, which it compiles once more with -g.`,
 			for _, c := range changes {
 				fmt.Fprintf(j.Out, "%s", c.diff())
 			}
-			if len(changes) > 0 {
+			if check && len(changes) > 0 {
 				return job.Failed(fmt.Errorf("check generated files: %d out of date; run: kbuild-run gen", len(changes)))
 			}
 			return nil
@@ -92,7 +92,7 @@ func compareTree(j *job.Job, dir string, rewrite bool) error {
 		return err
 	}
 	findings := Compare(set, t)
-	if rewrite {
+	if rewrite && !j.DryRun {
 		changed, err := Rewrite(set, t, dir, findings)
 		if err != nil {
 			return err
@@ -129,7 +129,7 @@ func proveLayout(ctx context.Context, j *job.Job, path string) error {
 			return err
 		}
 	}
-	findings, err := Prove(set, Release(path), objects...)
+	findings, err := Prove(set, Release(path), info.IsDir(), objects...)
 	if err != nil {
 		return err
 	}
@@ -143,16 +143,27 @@ func report(j *job.Job, with string, findings []*Finding) error {
 	for _, f := range findings {
 		fmt.Fprintf(j.Out, "%s\n%s", f, f.Diff)
 		count[f.Verdict]++
-		if f.Decl.Kind == table.Struct {
+		switch {
+		case f.Verdict != Same:
+		case f.Decl.Kind == table.Struct:
 			structs++
 			members += f.Count
-		} else {
+		default:
 			consts += f.Count
 		}
 	}
-	fmt.Fprintf(j.Out, "%d constants, %d structures with %d members: %d declarations same, %d differ, %d missing, %d strayed\n",
-		consts, structs, members, count[Same], count[Differs], count[Missing], count[Strayed])
-	if bad := len(findings) - count[Same]; bad > 0 {
+	fmt.Fprintf(j.Out, "same: %d structures with %d members", structs, members)
+	if consts > 0 {
+		fmt.Fprintf(j.Out, ", %d constants", consts)
+	}
+	bad := len(findings) - count[Same] - count[Unused]
+	for _, v := range []Verdict{Differs, Missing, Strayed, Unused} {
+		if count[v] > 0 {
+			fmt.Fprintf(j.Out, "; %s: %d", v, count[v])
+		}
+	}
+	fmt.Fprintln(j.Out)
+	if bad > 0 {
 		return job.Failed(fmt.Errorf("compare tables with %s: %d declarations are not the same", with, bad))
 	}
 	return nil

@@ -83,9 +83,10 @@ func Release(path string) Version {
 }
 
 // Prove compares the structures of the tables with those of the objects, in names,
-// sizes, offsets and types. Of a kernel of unknown version it does not ask for what
-// kernels have not always had.
-func Prove(set *table.Set, v Version, objects ...string) ([]*Finding, error) {
+// sizes, offsets and types. A compiler leaves out the types that a source does not use;
+// unless the objects are complete, as those of Objects are, one that is not there is
+// Unused and not Missing.
+func Prove(set *table.Set, v Version, complete bool, objects ...string) ([]*Finding, error) {
 	names := map[string]bool{}
 	for _, d := range set.Decls() {
 		names[d.Name], names[d.Was] = true, true
@@ -105,7 +106,8 @@ func Prove(set *table.Set, v Version, objects ...string) ([]*Finding, error) {
 			s = have[d.Was]
 		}
 		switch {
-		case s == nil && d.Since != "" && v == Version{}:
+		case s == nil && !complete:
+			all = append(all, &Finding{Decl: d, Verdict: Unused, Count: len(d.Fields)})
 		case s == nil:
 			all = append(all, &Finding{Decl: d, Verdict: Missing, Count: len(d.Fields)})
 		default:

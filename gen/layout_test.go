@@ -63,7 +63,7 @@ func TestLayout(t *testing.T) {
 			if left, _ := filepath.Glob(filepath.Join(build, "fs/smb/server/*")); len(left) != 1 {
 				t.Errorf("the build folder got %v", left)
 			}
-			findings, err := Prove(set, Release(build), objects...)
+			findings, err := Prove(set, Release(build), true, objects...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +91,7 @@ func TestNoDebugInformation(t *testing.T) {
 	if _, err := Objects(t.Context(), t.TempDir(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "kbuild-run kernel build") {
 		t.Errorf("an empty build folder: %v, want the command that builds", err)
 	}
-	if _, err := Prove(set, Version{}, os.Args[0]+".nosuch"); err == nil {
+	if _, err := Prove(set, Version{}, false, os.Args[0]+".nosuch"); err == nil {
 		t.Error("an object that does not exist is read")
 	}
 }

@@ -27,6 +27,7 @@ const (
 	Differs Verdict = "differs"
 	Missing Verdict = "missing"
 	Strayed Verdict = "strayed" // the same, but not in the header it has to be in
+	Unused  Verdict = "unused"  // an object has no debug information of it: that proves nothing
 )
 
 // Finding is the comparison of one declaration, constants by the group.
@@ -71,6 +72,16 @@ func (v Version) Has(since string) bool {
 type Tree struct {
 	Version Version
 	Files   []*cdecl.File
+	sizes   map[string]string // text of the sources that repeat the bodies' sizes
+}
+
+// bodySizes are the arrays that repeat StructureSize, by command.
+var bodySizes = []struct {
+	path, name string
+	response   int // 0 requests, 1 responses
+}{
+	{"fs/smb/server/smb2misc.c", "smb2_req_struct_sizes", 0},
+	{"fs/smb/client/smb2misc.c", "smb2_rsp_struct_sizes", 1},
 }
 
 var makefile = regexp.MustCompile(`(?m)^VERSION = (\d+)\nPATCHLEVEL = (\d+)$`)
@@ -104,6 +115,14 @@ func ReadTree(dir string) (*Tree, error) {
 			t.Files = append(t.Files, cdecl.Parse(filepath.ToSlash(rel), string(text)))
 		}
 	}
+	t.sizes = map[string]string{}
+	for _, b := range bodySizes {
+		text, err := os.ReadFile(filepath.Join(dir, b.path))
+		if err != nil && !os.IsNotExist(err) {
+			return nil, err
+		}
+		t.sizes[b.path] = string(text)
+	}
 	if len(t.Files) == 0 {
 		return nil, fmt.Errorf("read kernel tree: no %s/*.h in %s", headers[0], dir)
 	}
@@ -123,7 +142,57 @@ func Compare(set *table.Set, t *Tree) []*Finding {
 			all = append(all, c.constants(d))
 		}
 	}
+	for _, b := range bodySizes {
+		if t.sizes[b.path] != "" {
+			all = append(all, c.sizes(b.path, b.name, b.response))
+		}
+	}
 	return all
+}
+
+var sizeEntry = regexp.MustCompile(`cpu_to_le16\((\d+)\)`)
+
+// sizes compares an array of StructureSize by command. Of an oplock's and a lease's
+// break either will do; a command without that message can have any.
+func (c *comparison) sizes(path, name string, response int) *Finding {
+	commands := c.set.Lookup("smb2_command")
+	d := *commands
+	d.Name = name
+	f := &Finding{Decl: &d, Verdict: Missing, Count: len(commands.Values)}
+	text := c.tree.sizes[path]
+	at := strings.Index(text, name+"[")
+	if at < 0 {
+		return f
+	}
+	end := strings.Index(text[at:], "};")
+	if end < 0 {
+		return f
+	}
+	f.Verdict, f.Where = Same, fmt.Sprintf("%s:%d", path, 1+strings.Count(text[:at], "\n"))
+	entries := sizeEntry.FindAllStringSubmatch(text[at:at+end], -1)
+	var have, want []string
+	for i, v := range commands.Values {
+		var legal []string
+		for _, s := range strings.Split(v.Holds[response], "|") {
+			if d := c.set.Lookup(s); d != nil {
+				legal = append(legal, d.Field("StructureSize").Want)
+			}
+		}
+		theirs := "nothing"
+		if i < len(entries) {
+			theirs = entries[i][1]
+		}
+		ours := theirs
+		if len(legal) > 0 && !slices.Contains(legal, theirs) {
+			ours = legal[0]
+		}
+		have = append(have, fmt.Sprintf("%s %s\n", v.Name, theirs))
+		want = append(want, fmt.Sprintf("%s %s\n", v.Name, ours))
+	}
+	if !slices.Equal(have, want) || len(entries) != len(commands.Values) {
+		f.Verdict, f.Diff = Differs, rowDiff(f.Where, have, commands.Pos.String(), want)
+	}
+	return f
 }
 
 type comparison struct {

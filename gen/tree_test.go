@@ -221,3 +221,54 @@ func TestOlderTree(t *testing.T) {
 		t.Errorf("got\n%s\nwant everything the same", got)
 	}
 }
+
+// TestBodySizes has the array by which the server tells a request's size.
+func TestBodySizes(t *testing.T) {
+	set, err := Tables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	array := func(change func(name, size string) string) string {
+		text := "static const __le16 smb2_req_struct_sizes[NUMBER_OF_SMB2_COMMANDS] = {\n"
+		for _, v := range set.Lookup("smb2_command").Values {
+			first, _, _ := strings.Cut(v.Holds[0], "|")
+			text += "\t/* " + v.Name + " */ " + change(v.Name, "cpu_to_le16("+set.Lookup(first).Field("StructureSize").Want+"),") + "\n"
+		}
+		return text + "};\n"
+	}
+	for _, tt := range []struct {
+		name, want string
+		change     func(name, size string) string
+	}{
+		{"right", "", func(_, size string) string { return size }},
+		{"lease", "", func(name, size string) string {
+			if name == "SMB2_OPLOCK_BREAK" {
+				return "cpu_to_le16(36)"
+			}
+			return size
+		}},
+		{"wrong", "-SMB2_CHANGE_NOTIFY 33\n+SMB2_CHANGE_NOTIFY 32\n", func(name, size string) string {
+			if name == "SMB2_CHANGE_NOTIFY" {
+				return "cpu_to_le16(33),"
+			}
+			return size
+		}},
+		{"short", "differs smb2_req_struct_sizes (19) fs/smb/server/smb2misc.c:1\n", func(name, size string) string {
+			if name == "SMB2_ECHO" {
+				return ""
+			}
+			return size
+		}},
+	} {
+		dir := kernelTree(t, set, "7.3")
+		if err := os.MkdirAll(filepath.Join(dir, "fs/smb/server"), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "fs/smb/server/smb2misc.c"), []byte(array(tt.change)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if got := verdicts(t, set, dir); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%s: got\n%s\nwant %q", tt.name, got, tt.want)
+		}
+	}
+}

@@ -169,7 +169,7 @@ func (g *goPrinter) fresh(d *table.Decl, name string) {
 	if len(set) == 0 {
 		return
 	}
-	g.p("// New%s returns a %s with the fields set that have only one right value.", name, name)
+	g.p("// New%s sets the fields that have only one right value.", name)
 	g.p("func New%s() *%s { return &%s{%s} }\n", name, name, name, strings.Join(set, ", "))
 }
 

@@ -324,7 +324,7 @@ type CreateReq struct {
 // CreateReqSize is the size of the fixed part in bytes.
 const CreateReqSize = 56
 
-// NewCreateReq returns a CreateReq with the fields set that have only one right value.
+// NewCreateReq sets the fields that have only one right value.
 func NewCreateReq() *CreateReq { return &CreateReq{StructureSize: 57} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -465,7 +465,7 @@ type CreateRsp struct {
 // CreateRspSize is the size of the fixed part in bytes.
 const CreateRspSize = 88
 
-// NewCreateRsp returns a CreateRsp with the fields set that have only one right value.
+// NewCreateRsp sets the fields that have only one right value.
 func NewCreateRsp() *CreateRsp { return &CreateRsp{StructureSize: 89} }
 
 // Append appends what the fields say to b and checks nothing.

@@ -33,7 +33,7 @@ type CloseReq struct {
 // CloseReqSize is the size of the fixed part in bytes.
 const CloseReqSize = 24
 
-// NewCloseReq returns a CloseReq with the fields set that have only one right value.
+// NewCloseReq sets the fields that have only one right value.
 func NewCloseReq() *CloseReq { return &CloseReq{StructureSize: 24} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -91,7 +91,7 @@ type CloseRsp struct {
 // CloseRspSize is the size of the fixed part in bytes.
 const CloseRspSize = 60
 
-// NewCloseRsp returns a CloseRsp with the fields set that have only one right value.
+// NewCloseRsp sets the fields that have only one right value.
 func NewCloseRsp() *CloseRsp { return &CloseRsp{StructureSize: 60} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -157,7 +157,7 @@ type FlushReq struct {
 // FlushReqSize is the size of the fixed part in bytes.
 const FlushReqSize = 24
 
-// NewFlushReq returns a FlushReq with the fields set that have only one right value.
+// NewFlushReq sets the fields that have only one right value.
 func NewFlushReq() *FlushReq { return &FlushReq{StructureSize: 24} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -204,7 +204,7 @@ type FlushRsp struct {
 // FlushRspSize is the size of the fixed part in bytes.
 const FlushRspSize = 4
 
-// NewFlushRsp returns a FlushRsp with the fields set that have only one right value.
+// NewFlushRsp sets the fields that have only one right value.
 func NewFlushRsp() *FlushRsp { return &FlushRsp{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -298,7 +298,7 @@ type ReadReq struct {
 // ReadReqSize is the size of the fixed part in bytes.
 const ReadReqSize = 48
 
-// NewReadReq returns a ReadReq with the fields set that have only one right value.
+// NewReadReq sets the fields that have only one right value.
 func NewReadReq() *ReadReq { return &ReadReq{StructureSize: 49} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -387,7 +387,7 @@ type ReadRsp struct {
 // ReadRspSize is the size of the fixed part in bytes.
 const ReadRspSize = 16
 
-// NewReadRsp returns a ReadRsp with the fields set that have only one right value.
+// NewReadRsp sets the fields that have only one right value.
 func NewReadRsp() *ReadRsp { return &ReadRsp{StructureSize: 17} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -482,7 +482,7 @@ type WriteReq struct {
 // WriteReqSize is the size of the fixed part in bytes.
 const WriteReqSize = 48
 
-// NewWriteReq returns a WriteReq with the fields set that have only one right value.
+// NewWriteReq sets the fields that have only one right value.
 func NewWriteReq() *WriteReq { return &WriteReq{StructureSize: 49} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -587,7 +587,7 @@ type WriteRsp struct {
 // WriteRspSize is the size of the fixed part in bytes.
 const WriteRspSize = 16
 
-// NewWriteRsp returns a WriteRsp with the fields set that have only one right value.
+// NewWriteRsp sets the fields that have only one right value.
 func NewWriteRsp() *WriteRsp { return &WriteRsp{StructureSize: 17} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -707,7 +707,7 @@ type LockReq struct {
 // LockReqSize is the size of the fixed part in bytes.
 const LockReqSize = 24
 
-// NewLockReq returns a LockReq with the fields set that have only one right value.
+// NewLockReq sets the fields that have only one right value.
 func NewLockReq() *LockReq { return &LockReq{StructureSize: 48} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -776,7 +776,7 @@ type LockRsp struct {
 // LockRspSize is the size of the fixed part in bytes.
 const LockRspSize = 4
 
-// NewLockRsp returns a LockRsp with the fields set that have only one right value.
+// NewLockRsp sets the fields that have only one right value.
 func NewLockRsp() *LockRsp { return &LockRsp{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -817,7 +817,7 @@ type EchoReq struct {
 // EchoReqSize is the size of the fixed part in bytes.
 const EchoReqSize = 4
 
-// NewEchoReq returns a EchoReq with the fields set that have only one right value.
+// NewEchoReq sets the fields that have only one right value.
 func NewEchoReq() *EchoReq { return &EchoReq{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -858,7 +858,7 @@ type EchoRsp struct {
 // EchoRspSize is the size of the fixed part in bytes.
 const EchoRspSize = 4
 
-// NewEchoRsp returns a EchoRsp with the fields set that have only one right value.
+// NewEchoRsp sets the fields that have only one right value.
 func NewEchoRsp() *EchoRsp { return &EchoRsp{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.

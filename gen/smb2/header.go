@@ -113,7 +113,7 @@ type Hdr struct {
 // HdrSize is the size of the fixed part in bytes.
 const HdrSize = 64
 
-// NewHdr returns a Hdr with the fields set that have only one right value.
+// NewHdr sets the fields that have only one right value.
 func NewHdr() *Hdr { return &Hdr{ProtocolId: 0x424d53fe, StructureSize: 64} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -216,7 +216,7 @@ type HdrReq struct {
 // HdrReqSize is the size of the fixed part in bytes.
 const HdrReqSize = 64
 
-// NewHdrReq returns a HdrReq with the fields set that have only one right value.
+// NewHdrReq sets the fields that have only one right value.
 func NewHdrReq() *HdrReq { return &HdrReq{ProtocolId: 0x424d53fe, StructureSize: 64} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -316,7 +316,7 @@ type ErrRsp struct {
 // ErrRspSize is the size of the fixed part in bytes.
 const ErrRspSize = 8
 
-// NewErrRsp returns a ErrRsp with the fields set that have only one right value.
+// NewErrRsp sets the fields that have only one right value.
 func NewErrRsp() *ErrRsp { return &ErrRsp{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -381,7 +381,7 @@ type TransformHdr struct {
 // TransformHdrSize is the size of the fixed part in bytes.
 const TransformHdrSize = 52
 
-// NewTransformHdr returns a TransformHdr with the fields set that have only one right value.
+// NewTransformHdr sets the fields that have only one right value.
 func NewTransformHdr() *TransformHdr { return &TransformHdr{ProtocolId: 0x424d53fd, Flags: 0x0001} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -436,7 +436,7 @@ type CompressionHdr struct {
 // CompressionHdrSize is the size of the fixed part in bytes.
 const CompressionHdrSize = 16
 
-// NewCompressionHdr returns a CompressionHdr with the fields set that have only one right value.
+// NewCompressionHdr sets the fields that have only one right value.
 func NewCompressionHdr() *CompressionHdr { return &CompressionHdr{ProtocolId: 0x424d53fc} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -495,7 +495,7 @@ type SymlinkErrRsp struct {
 // SymlinkErrRspSize is the size of the fixed part in bytes.
 const SymlinkErrRspSize = 28
 
-// NewSymlinkErrRsp returns a SymlinkErrRsp with the fields set that have only one right value.
+// NewSymlinkErrRsp sets the fields that have only one right value.
 func NewSymlinkErrRsp() *SymlinkErrRsp { return &SymlinkErrRsp{SymLinkErrorTag: 0x4c4d5953} }
 
 // Append appends what the fields say to b and checks nothing.

@@ -89,7 +89,7 @@ type IoctlReq struct {
 // IoctlReqSize is the size of the fixed part in bytes.
 const IoctlReqSize = 56
 
-// NewIoctlReq returns a IoctlReq with the fields set that have only one right value.
+// NewIoctlReq sets the fields that have only one right value.
 func NewIoctlReq() *IoctlReq { return &IoctlReq{StructureSize: 57} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -197,7 +197,7 @@ type IoctlRsp struct {
 // IoctlRspSize is the size of the fixed part in bytes.
 const IoctlRspSize = 48
 
-// NewIoctlRsp returns a IoctlRsp with the fields set that have only one right value.
+// NewIoctlRsp sets the fields that have only one right value.
 func NewIoctlRsp() *IoctlRsp { return &IoctlRsp{StructureSize: 49} }
 
 // Append appends what the fields say to b and checks nothing.

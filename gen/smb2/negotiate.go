@@ -99,7 +99,7 @@ type NegotiateReq struct {
 // NegotiateReqSize is the size of the fixed part in bytes.
 const NegotiateReqSize = 36
 
-// NewNegotiateReq returns a NegotiateReq with the fields set that have only one right value.
+// NewNegotiateReq sets the fields that have only one right value.
 func NewNegotiateReq() *NegotiateReq { return &NegotiateReq{StructureSize: 36} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -217,7 +217,7 @@ type NegotiateRsp struct {
 // NegotiateRspSize is the size of the fixed part in bytes.
 const NegotiateRspSize = 64
 
-// NewNegotiateRsp returns a NegotiateRsp with the fields set that have only one right value.
+// NewNegotiateRsp sets the fields that have only one right value.
 func NewNegotiateRsp() *NegotiateRsp { return &NegotiateRsp{StructureSize: 65} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -431,7 +431,7 @@ type PreauthNegContext struct {
 // PreauthNegContextSize is the size of the fixed part in bytes.
 const PreauthNegContextSize = 46
 
-// NewPreauthNegContext returns a PreauthNegContext with the fields set that have only one right value.
+// NewPreauthNegContext sets the fields that have only one right value.
 func NewPreauthNegContext() *PreauthNegContext {
 	return &PreauthNegContext{ContextType: 1, DataLength: 38, HashAlgorithmCount: 1, SaltLength: 32}
 }
@@ -520,7 +520,7 @@ type EncryptionNegContext struct {
 // EncryptionNegContextSize is the size of the fixed part in bytes.
 const EncryptionNegContextSize = 10
 
-// NewEncryptionNegContext returns a EncryptionNegContext with the fields set that have only one right value.
+// NewEncryptionNegContext sets the fields that have only one right value.
 func NewEncryptionNegContext() *EncryptionNegContext { return &EncryptionNegContext{ContextType: 2} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -617,7 +617,7 @@ type CompressionNegContext struct {
 // CompressionNegContextSize is the size of the fixed part in bytes.
 const CompressionNegContextSize = 16
 
-// NewCompressionNegContext returns a CompressionNegContext with the fields set that have only one right value.
+// NewCompressionNegContext sets the fields that have only one right value.
 func NewCompressionNegContext() *CompressionNegContext { return &CompressionNegContext{ContextType: 3} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -688,7 +688,7 @@ type NetnameNegContext struct {
 // NetnameNegContextSize is the size of the fixed part in bytes.
 const NetnameNegContextSize = 8
 
-// NewNetnameNegContext returns a NetnameNegContext with the fields set that have only one right value.
+// NewNetnameNegContext sets the fields that have only one right value.
 func NewNetnameNegContext() *NetnameNegContext { return &NetnameNegContext{ContextType: 5} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -766,7 +766,7 @@ type SigningCapabilities struct {
 // SigningCapabilitiesSize is the size of the fixed part in bytes.
 const SigningCapabilitiesSize = 10
 
-// NewSigningCapabilities returns a SigningCapabilities with the fields set that have only one right value.
+// NewSigningCapabilities sets the fields that have only one right value.
 func NewSigningCapabilities() *SigningCapabilities { return &SigningCapabilities{ContextType: 8} }
 
 // Append appends what the fields say to b and checks nothing.

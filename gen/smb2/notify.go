@@ -78,7 +78,7 @@ type ChangeNotifyReq struct {
 // ChangeNotifyReqSize is the size of the fixed part in bytes.
 const ChangeNotifyReqSize = 32
 
-// NewChangeNotifyReq returns a ChangeNotifyReq with the fields set that have only one right value.
+// NewChangeNotifyReq sets the fields that have only one right value.
 func NewChangeNotifyReq() *ChangeNotifyReq { return &ChangeNotifyReq{StructureSize: 32} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -139,7 +139,7 @@ type ChangeNotifyRsp struct {
 // ChangeNotifyRspSize is the size of the fixed part in bytes.
 const ChangeNotifyRspSize = 8
 
-// NewChangeNotifyRsp returns a ChangeNotifyRsp with the fields set that have only one right value.
+// NewChangeNotifyRsp sets the fields that have only one right value.
 func NewChangeNotifyRsp() *ChangeNotifyRsp { return &ChangeNotifyRsp{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -298,7 +298,7 @@ type CancelReq struct {
 // CancelReqSize is the size of the fixed part in bytes.
 const CancelReqSize = 4
 
-// NewCancelReq returns a CancelReq with the fields set that have only one right value.
+// NewCancelReq sets the fields that have only one right value.
 func NewCancelReq() *CancelReq { return &CancelReq{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.

@@ -17,7 +17,7 @@ type OplockBreak struct {
 // OplockBreakSize is the size of the fixed part in bytes.
 const OplockBreakSize = 24
 
-// NewOplockBreak returns a OplockBreak with the fields set that have only one right value.
+// NewOplockBreak sets the fields that have only one right value.
 func NewOplockBreak() *OplockBreak { return &OplockBreak{StructureSize: 24} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -95,7 +95,7 @@ type LeaseBreak struct {
 // LeaseBreakSize is the size of the fixed part in bytes.
 const LeaseBreakSize = 44
 
-// NewLeaseBreak returns a LeaseBreak with the fields set that have only one right value.
+// NewLeaseBreak sets the fields that have only one right value.
 func NewLeaseBreak() *LeaseBreak { return &LeaseBreak{StructureSize: 44} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -172,7 +172,7 @@ type LeaseAck struct {
 // LeaseAckSize is the size of the fixed part in bytes.
 const LeaseAckSize = 36
 
-// NewLeaseAck returns a LeaseAck with the fields set that have only one right value.
+// NewLeaseAck sets the fields that have only one right value.
 func NewLeaseAck() *LeaseAck { return &LeaseAck{StructureSize: 36} }
 
 // Append appends what the fields say to b and checks nothing.

@@ -46,7 +46,7 @@ type QueryDirectoryReq struct {
 // QueryDirectoryReqSize is the size of the fixed part in bytes.
 const QueryDirectoryReqSize = 32
 
-// NewQueryDirectoryReq returns a QueryDirectoryReq with the fields set that have only one right value.
+// NewQueryDirectoryReq sets the fields that have only one right value.
 func NewQueryDirectoryReq() *QueryDirectoryReq { return &QueryDirectoryReq{StructureSize: 33} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -126,7 +126,7 @@ type QueryDirectoryRsp struct {
 // QueryDirectoryRspSize is the size of the fixed part in bytes.
 const QueryDirectoryRspSize = 8
 
-// NewQueryDirectoryRsp returns a QueryDirectoryRsp with the fields set that have only one right value.
+// NewQueryDirectoryRsp sets the fields that have only one right value.
 func NewQueryDirectoryRsp() *QueryDirectoryRsp { return &QueryDirectoryRsp{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -277,7 +277,7 @@ type QueryInfoReq struct {
 // QueryInfoReqSize is the size of the fixed part in bytes.
 const QueryInfoReqSize = 40
 
-// NewQueryInfoReq returns a QueryInfoReq with the fields set that have only one right value.
+// NewQueryInfoReq sets the fields that have only one right value.
 func NewQueryInfoReq() *QueryInfoReq { return &QueryInfoReq{StructureSize: 41} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -361,7 +361,7 @@ type QueryInfoRsp struct {
 // QueryInfoRspSize is the size of the fixed part in bytes.
 const QueryInfoRspSize = 8
 
-// NewQueryInfoRsp returns a QueryInfoRsp with the fields set that have only one right value.
+// NewQueryInfoRsp sets the fields that have only one right value.
 func NewQueryInfoRsp() *QueryInfoRsp { return &QueryInfoRsp{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -429,7 +429,7 @@ type SetInfoReq struct {
 // SetInfoReqSize is the size of the fixed part in bytes.
 const SetInfoReqSize = 32
 
-// NewSetInfoReq returns a SetInfoReq with the fields set that have only one right value.
+// NewSetInfoReq sets the fields that have only one right value.
 func NewSetInfoReq() *SetInfoReq { return &SetInfoReq{StructureSize: 33} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -503,7 +503,7 @@ type SetInfoRsp struct {
 // SetInfoRspSize is the size of the fixed part in bytes.
 const SetInfoRspSize = 2
 
-// NewSetInfoRsp returns a SetInfoRsp with the fields set that have only one right value.
+// NewSetInfoRsp sets the fields that have only one right value.
 func NewSetInfoRsp() *SetInfoRsp { return &SetInfoRsp{StructureSize: 2} }
 
 // Append appends what the fields say to b and checks nothing.

@@ -39,7 +39,7 @@ type SessSetupReq struct {
 // SessSetupReqSize is the size of the fixed part in bytes.
 const SessSetupReqSize = 24
 
-// NewSessSetupReq returns a SessSetupReq with the fields set that have only one right value.
+// NewSessSetupReq sets the fields that have only one right value.
 func NewSessSetupReq() *SessSetupReq { return &SessSetupReq{StructureSize: 25} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -142,7 +142,7 @@ type SessSetupRsp struct {
 // SessSetupRspSize is the size of the fixed part in bytes.
 const SessSetupRspSize = 8
 
-// NewSessSetupRsp returns a SessSetupRsp with the fields set that have only one right value.
+// NewSessSetupRsp sets the fields that have only one right value.
 func NewSessSetupRsp() *SessSetupRsp { return &SessSetupRsp{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -207,7 +207,7 @@ type LogoffReq struct {
 // LogoffReqSize is the size of the fixed part in bytes.
 const LogoffReqSize = 4
 
-// NewLogoffReq returns a LogoffReq with the fields set that have only one right value.
+// NewLogoffReq sets the fields that have only one right value.
 func NewLogoffReq() *LogoffReq { return &LogoffReq{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -248,7 +248,7 @@ type LogoffRsp struct {
 // LogoffRspSize is the size of the fixed part in bytes.
 const LogoffRspSize = 4
 
-// NewLogoffRsp returns a LogoffRsp with the fields set that have only one right value.
+// NewLogoffRsp sets the fields that have only one right value.
 func NewLogoffRsp() *LogoffRsp { return &LogoffRsp{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -315,7 +315,7 @@ type TreeConnectReq struct {
 // TreeConnectReqSize is the size of the fixed part in bytes.
 const TreeConnectReqSize = 8
 
-// NewTreeConnectReq returns a TreeConnectReq with the fields set that have only one right value.
+// NewTreeConnectReq sets the fields that have only one right value.
 func NewTreeConnectReq() *TreeConnectReq { return &TreeConnectReq{StructureSize: 9} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -481,7 +481,7 @@ type TreeConnectRsp struct {
 // TreeConnectRspSize is the size of the fixed part in bytes.
 const TreeConnectRspSize = 16
 
-// NewTreeConnectRsp returns a TreeConnectRsp with the fields set that have only one right value.
+// NewTreeConnectRsp sets the fields that have only one right value.
 func NewTreeConnectRsp() *TreeConnectRsp { return &TreeConnectRsp{StructureSize: 16} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -542,7 +542,7 @@ type TreeDisconnectReq struct {
 // TreeDisconnectReqSize is the size of the fixed part in bytes.
 const TreeDisconnectReqSize = 4
 
-// NewTreeDisconnectReq returns a TreeDisconnectReq with the fields set that have only one right value.
+// NewTreeDisconnectReq sets the fields that have only one right value.
 func NewTreeDisconnectReq() *TreeDisconnectReq { return &TreeDisconnectReq{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
@@ -583,7 +583,7 @@ type TreeDisconnectRsp struct {
 // TreeDisconnectRspSize is the size of the fixed part in bytes.
 const TreeDisconnectRspSize = 4
 
-// NewTreeDisconnectRsp returns a TreeDisconnectRsp with the fields set that have only one right value.
+// NewTreeDisconnectRsp sets the fields that have only one right value.
 func NewTreeDisconnectRsp() *TreeDisconnectRsp { return &TreeDisconnectRsp{StructureSize: 4} }
 
 // Append appends what the fields say to b and checks nothing.
