@@ -11,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 
+	"kbuild-run/gen/kernel"
 	"kbuild-run/gen/table"
 	"kbuild-run/patches/job"
 )
@@ -87,23 +88,23 @@ func compareTree(j *job.Job, dir string, rewrite bool) error {
 	if err != nil {
 		return err
 	}
-	t, err := ReadTree(dir)
+	t, err := kernel.ReadTree(dir)
 	if err != nil {
 		return err
 	}
-	findings := Compare(set, t)
+	findings := kernel.Compare(set, t)
 	if rewrite && !j.DryRun {
-		changed, err := Rewrite(set, t, dir, findings)
+		changed, err := kernel.Rewrite(set, t, dir, findings)
 		if err != nil {
 			return err
 		}
 		for _, path := range changed {
 			fmt.Fprintln(j.Out, "wrote", path)
 		}
-		if t, err = ReadTree(dir); err != nil {
+		if t, err = kernel.ReadTree(dir); err != nil {
 			return err
 		}
-		findings = Compare(set, t)
+		findings = kernel.Compare(set, t)
 	}
 	return report(j, "kernel tree "+dir, findings)
 }
@@ -125,11 +126,11 @@ func proveLayout(ctx context.Context, j *job.Job, path string) error {
 			return err
 		}
 		defer os.RemoveAll(temp)
-		if objects, err = Objects(ctx, path, temp); err != nil || j.DryRun {
+		if objects, err = kernel.Objects(ctx, path, temp); err != nil || j.DryRun {
 			return err
 		}
 	}
-	findings, err := Prove(set, Release(path), info.IsDir(), objects...)
+	findings, err := kernel.Prove(set, kernel.Release(path), info.IsDir(), objects...)
 	if err != nil {
 		return err
 	}
@@ -137,14 +138,14 @@ func proveLayout(ctx context.Context, j *job.Job, path string) error {
 }
 
 // report prints a finding a line, and in the end how many of each.
-func report(j *job.Job, with string, findings []*Finding) error {
-	count := map[Verdict]int{}
+func report(j *job.Job, with string, findings []*kernel.Finding) error {
+	count := map[kernel.Verdict]int{}
 	consts, structs, members := 0, 0, 0
 	for _, f := range findings {
 		fmt.Fprintf(j.Out, "%s\n%s", f, f.Diff)
 		count[f.Verdict]++
 		switch {
-		case f.Verdict != Same:
+		case f.Verdict != kernel.Same:
 		case f.Decl.Kind == table.Struct:
 			structs++
 			members += f.Count
@@ -156,8 +157,8 @@ func report(j *job.Job, with string, findings []*Finding) error {
 	if consts > 0 {
 		fmt.Fprintf(j.Out, ", %d constants", consts)
 	}
-	bad := len(findings) - count[Same] - count[Unused]
-	for _, v := range []Verdict{Differs, Missing, Strayed, Unused} {
+	bad := len(findings) - count[kernel.Same] - count[kernel.Unused]
+	for _, v := range []kernel.Verdict{kernel.Differs, kernel.Missing, kernel.Strayed, kernel.Unused} {
 		if count[v] > 0 {
 			fmt.Fprintf(j.Out, "; %s: %d", v, count[v])
 		}

@@ -2,7 +2,6 @@ package gen
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -58,45 +57,5 @@ func TestOrphan(t *testing.T) {
 	}
 	if _, err := os.Stat(orphan); !os.IsNotExist(err) {
 		t.Errorf("stat of the orphan: %v, want that it does not exist", err)
-	}
-}
-
-// shim is what the kernel gives its headers.
-const shim = `#include <assert.h>
-#include <stddef.h>
-#include <stdint.h>
-typedef uint8_t __u8;
-typedef uint16_t __u16, __le16, __be16;
-typedef uint32_t __u32, __le32, __be32;
-typedef uint64_t __u64, __le64, __be64;
-#define __packed __attribute__((packed))
-#define cpu_to_le16(x) ((__le16)(x))
-#define cpu_to_le32(x) ((__le32)(x))
-#define cpu_to_le64(x) ((__le64)(x))
-`
-
-// TestC compiles the C of every table with its asserts.
-func TestC(t *testing.T) {
-	cc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("no gcc to compile the C with")
-	}
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
-	compile := func(text string) ([]byte, error) {
-		file := filepath.Join(t.TempDir(), "wire.c")
-		if err := os.WriteFile(file, []byte(shim+text), 0o666); err != nil {
-			t.Fatal(err)
-		}
-		return exec.Command(cc, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", file).CombinedOutput()
-	}
-	text := "#undef static_assert\n#define static_assert(x) _Static_assert(x, #x)\n" + string(emit.CHeader(set))
-	if out, err := compile(text); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
-	if _, err := compile(text + "static_assert(sizeof(struct smb2_hdr) == 63);\n"); err == nil {
-		t.Error("a wrong static_assert compiles: the test proves nothing")
 	}
 }

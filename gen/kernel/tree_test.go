@@ -1,4 +1,4 @@
-package gen
+package kernel
 
 import (
 	"os"
@@ -6,9 +6,20 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/diff"
+
 	"kbuild-run/gen/emit"
 	"kbuild-run/gen/table"
 )
+
+func tables(t *testing.T) *table.Set {
+	t.Helper()
+	set, err := table.Load(os.DirFS("../tables"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
 
 // kernelTree writes what the tables want into a folder, as a kernel tree of that
 // version, and returns the folder.
@@ -68,10 +79,7 @@ const (
 // TestTree spoils a tree that is the same, one thing at a time, and has it written
 // back.
 func TestTree(t *testing.T) {
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	for _, tt := range []struct {
 		name, path, from, to string
 		want                 string // part of what is reported
@@ -144,17 +152,13 @@ func rewrite(t *testing.T, set *table.Set, dir string) {
 }
 
 func lineDiff(a, b string) string {
-	c := change{path: "header", old: []byte(a), new: []byte(b)}
-	return string(c.diff())
+	return string(diff.Diff("before", []byte(a), "after", []byte(b)))
 }
 
 // TestStrayed has declarations of a notification in the client's own header, as v6.12
 // has them, where the server cannot include them. They move, and leave nothing behind.
 func TestStrayed(t *testing.T) {
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	const client = "fs/smb/client/cifspdu.h"
 	for _, tt := range []struct{ name, start, end string }{
 		{"file_notify_information", "\n/* See MS-FSCC 2.7.1 */\nstruct file_notify_information {", "} __packed;\n"},
@@ -197,10 +201,7 @@ func TestStrayed(t *testing.T) {
 
 // TestOlderTree does not ask a kernel for what it does not have yet.
 func TestOlderTree(t *testing.T) {
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	dir := kernelTree(t, set, "6.12")
 	path := filepath.Join(dir, "fs/smb/common/smb2status.h")
 	text, err := os.ReadFile(path)
@@ -224,10 +225,7 @@ func TestOlderTree(t *testing.T) {
 
 // TestBodySizes has the array by which the server tells a request's size.
 func TestBodySizes(t *testing.T) {
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	array := func(change func(name, size string) string) string {
 		text := "static const __le16 smb2_req_struct_sizes[NUMBER_OF_SMB2_COMMANDS] = {\n"
 		for _, v := range set.Lookup("smb2_command").Values {

@@ -1,4 +1,4 @@
-package gen
+package kernel
 
 import (
 	"os"
@@ -10,16 +10,50 @@ import (
 	"kbuild-run/gen/emit"
 )
 
+// shim is what the kernel gives its headers.
+const shim = `#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+typedef uint8_t __u8;
+typedef uint16_t __u16, __le16, __be16;
+typedef uint32_t __u32, __le32, __be32;
+typedef uint64_t __u64, __le64, __be64;
+#define __packed __attribute__((packed))
+#define cpu_to_le16(x) ((__le16)(x))
+#define cpu_to_le32(x) ((__le32)(x))
+#define cpu_to_le64(x) ((__le64)(x))
+`
+
+// TestC compiles the C of every table with its asserts.
+func TestC(t *testing.T) {
+	cc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skip("no gcc to compile the C with")
+	}
+	set := tables(t)
+	compile := func(text string) ([]byte, error) {
+		file := filepath.Join(t.TempDir(), "wire.c")
+		if err := os.WriteFile(file, []byte(shim+text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return exec.Command(cc, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", file).CombinedOutput()
+	}
+	text := "#undef static_assert\n#define static_assert(x) _Static_assert(x, #x)\n" + string(emit.CHeader(set))
+	if out, err := compile(text); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := compile(text + "static_assert(sizeof(struct smb2_hdr) == 63);\n"); err == nil {
+		t.Error("a wrong static_assert compiles: the test proves nothing")
+	}
+}
+
 // TestLayout builds a kernel of one file from the tables, spoilt in one place, and
 // reads what the compiler made of it.
 func TestLayout(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("no gcc to compile the C with")
 	}
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	var decls strings.Builder
 	for _, line := range strings.SplitAfter(string(emit.CHeader(set)), "\n") {
 		if !strings.HasPrefix(line, "static_assert") {
@@ -84,10 +118,7 @@ func TestLayout(t *testing.T) {
 }
 
 func TestNoDebugInformation(t *testing.T) {
-	set, err := Tables()
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := tables(t)
 	if _, err := Objects(t.Context(), t.TempDir(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "kbuild-run kernel build") {
 		t.Errorf("an empty build folder: %v, want the command that builds", err)
 	}

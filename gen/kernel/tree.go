@@ -1,4 +1,7 @@
-package gen
+// Package kernel holds the tables against a kernel: declarations in its headers, by C
+// name; structures in its objects, as the compiler laid them out. What it finds wrong
+// in headers it can write back.
+package kernel
 
 import (
 	"fmt"
