@@ -29,6 +29,7 @@ var road = []string{"gen", "patches", "kconfigs", "rootfs", "vmrunner", "tests"}
 // leaves are what any step may import, with their reason.
 var leaves = map[string]string{
 	"gen/smb2":      "the wire codec",
+	"gen/crypt":     "keys, signatures and encryption of messages",
 	"gen/table":     "the reader of protocol tables",
 	"patches/job":   "steps, child processes, exit codes",
 	"patches/cache": "what earlier runs made",

@@ -7,8 +7,8 @@ import (
 	"io"
 	"strings"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 // Keys opens the encrypted frames and checks the signatures of sessions whose session

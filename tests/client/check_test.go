@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 // answer is a response to the pending CHANGE_NOTIFY of a bench, as a right server

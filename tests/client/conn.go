@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 // Signing is how the client signs.

@@ -7,8 +7,8 @@ import (
 	"net"
 	"slices"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 // Negotiate sends NEGOTIATE and takes over what the server picks (MS-SMB2

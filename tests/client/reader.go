@@ -8,8 +8,8 @@ import (
 	"io"
 	"net"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 // read gives each message of the server to the request it answers, until the

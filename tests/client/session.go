@@ -7,8 +7,8 @@ import (
 	"net"
 	"strings"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 	"kbuild-run/tests/client/ntlm"
 )
 

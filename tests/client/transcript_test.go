@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"kbuild-run/gen/crypt"
 	"kbuild-run/gen/smb2"
-	"kbuild-run/tests/client/crypt"
 )
 
 func TestTranscript(t *testing.T) {
