@@ -377,3 +377,33 @@ diff --git a/ignored.c b/ignored.c
 		t.Errorf("a file of an interrupted checkout is still there")
 	}
 }
+
+// The worktree belongs to one caller at a time, and a base in use is not pruned.
+func TestCheckoutExclusive(t *testing.T) {
+	b, _ := serve(t, right)
+	tree, _, err := getBase(t, t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, done, err := tree.Checkout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer func(w func(string)) { cache.Waiting = w }(cache.Waiting)
+	cache.Waiting = func(string) { cancel() }
+	if _, _, err := tree.Checkout(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second checkout got %v, want %v", err, context.Canceled)
+	}
+	all, err := cache.List()
+	if err != nil || len(all) != 1 {
+		t.Fatalf("got %v, %v, want one entry", all, err)
+	}
+	if err := all[0].Remove(t.Context()); err == nil {
+		t.Error("a base in use was removed")
+	}
+	done()
+	if err := all[0].Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
