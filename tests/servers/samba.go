@@ -82,15 +82,24 @@ func StartSamba(ctx context.Context, o SambaOptions) (*Samba, error) {
 	s.Streams = streams
 	// The port is free when we look and may be taken when smbd binds it.
 	for range 5 {
-		if err = s.start(ctx, o); err == nil {
-			return s, nil
+		var port int
+		if port, err = freePort(); err != nil {
+			break
 		}
-		if !strings.Contains(s.Log(), "NT_STATUS_ADDRESS_ALREADY_ASSOCIATED") {
+		if err = s.start(ctx, o, port); !errors.Is(err, errPortTaken) {
 			break
 		}
 	}
-	return nil, fmt.Errorf("start samba: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("start samba: %w", err)
+	}
+	return s, nil
 }
+
+var errPortTaken = errors.New("somebody else listens on the port")
+
+// startPatience is how long smbd may take to listen; half a second is usual.
+const startPatience = time.Minute
 
 // accounts picks the Unix accounts the users of the server are. A user without
 // rights over the host is wanted, since smbd skips checks for root; the
@@ -108,7 +117,7 @@ func (s *Samba) accounts() error {
 	return nil
 }
 
-func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
+func (s *Samba) start(ctx context.Context, o SambaOptions, port int) (err error) {
 	if s.root, err = os.MkdirTemp("", "kbuild-run-samba-"); err != nil {
 		return err
 	}
@@ -119,10 +128,6 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 	}()
 	s.Dir = filepath.Join(s.root, s.Share)
 	if err := s.folders(); err != nil {
-		return err
-	}
-	port, err := freePort()
-	if err != nil {
 		return err
 	}
 	s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
@@ -143,15 +148,22 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 
 	run, cancel := context.WithCancel(ctx)
 	s.cancel, s.done = cancel, make(chan struct{})
-	ready := make(chan struct{})
+	ready, taken := make(chan struct{}), make(chan struct{}, 8)
 	smbd := job.Command(s.smbd, "--foreground", "--no-process-group", "--debug-stdout", "-s", conf)
 	smbd.Line = func(line string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.log = append(s.log, line)
-		if strings.Contains(line, "waiting for connections") && ready != nil {
+		switch {
+		case strings.Contains(line, "waiting for connections") && ready != nil:
 			close(ready)
 			ready = nil
+		case strings.Contains(line, "Address already in use"):
+			// It goes on with the addresses that are left.
+			select {
+			case taken <- struct{}{}:
+			default:
+			}
 		}
 	}
 	up := ready
@@ -164,16 +176,27 @@ func (s *Samba) start(ctx context.Context, o SambaOptions) (err error) {
 	names := filepath.Join(s.root, "lock", "names.tdb")
 	daemon := time.NewTicker(2 * time.Millisecond)
 	defer daemon.Stop()
+	patience := time.NewTimer(startPatience)
+	defer patience.Stop()
 	for listening := false; ; {
 		select {
+		case <-taken:
+			s.Stop()
+			return errPortTaken
 		case <-up:
 			listening, up = true, nil
 		case <-daemon.C:
-			if b, _ := os.ReadFile(names); listening && bytes.Contains(b, []byte("notify-daemon")) {
+			if b, _ := os.ReadFile(names); listening && len(taken) == 0 && bytes.Contains(b, []byte("notify-daemon")) {
 				return nil
 			}
 		case <-s.done:
+			if s.err == nil {
+				return errors.New("smbd ended before it listened")
+			}
 			return s.err
+		case <-patience.C:
+			s.Stop()
+			return fmt.Errorf("smbd does not listen after %v; it said:\n%s", startPatience, s.Log())
 		case <-ctx.Done():
 			s.Stop()
 			return context.Cause(ctx)

@@ -83,3 +83,23 @@ func TestSambaRefusesConfiguration(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
+
+// TestSambaPortTaken: smbd that could not have its port is not taken for another
+// server that listens there.
+func TestSambaPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := start(t, SambaOptions{})
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.start(t.Context(), SambaOptions{}, l.Addr().(*net.TCPAddr).Port); !errors.Is(err, errPortTaken) {
+		t.Errorf("start: %v, want %v", err, errPortTaken)
+	}
+	if _, err := os.Stat(s.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left behind: %v", s.Dir, err)
+	}
+}
