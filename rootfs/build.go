@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,7 +97,12 @@ func busybox(ctx context.Context, s *job.Step, src string, list []string) (file,
 	if err != nil {
 		return "", "", err
 	}
-	key = cache.Key(append(append([]string{"busybox"}, list...), parts...)...)
+	// The kernel runs /init of ours, so mkuimage must not make one. goshliner is
+	// the shell with a line editor that works on every terminal; the other takes
+	// a terminal's answers to its questions for input.
+	args := []string{"tool", "mkuimage", "-build=bb", "-base=/dev/null", "-defaultsh=gosh", "-initcmd=", "-uinitcmd=",
+		"-go-build-tags=goshliner"}
+	key = cache.Key(slices.Concat([]string{"busybox"}, args, list, parts)...)
 	meta := map[string]string{"what": fmt.Sprintf("%d u-root commands", len(list)), "from": strings.Join(parts, ", ")}
 	const name = "busybox.cpio"
 	dir, _, err := cache.Once(ctx, "rootfs", key, meta, func(dir string) error {
@@ -105,10 +111,7 @@ func busybox(ctx context.Context, s *job.Step, src string, list []string) (file,
 		if err := job.Command("mkdir", "-p", tmp).Run(ctx); err != nil {
 			return err
 		}
-		// The kernel runs /init of ours, so mkuimage must not make one.
-		args := []string{"tool", "mkuimage", "-build=bb", "-base=/dev/null", "-defaultsh=gosh", "-initcmd=", "-uinitcmd=",
-			"-tmp-dir", tmp, "-o", filepath.Join(dir, name)}
-		err := job.Command("go", append(args, list...)...).In(src).
+		err := job.Command("go", slices.Concat(args, []string{"-tmp-dir", tmp, "-o", filepath.Join(dir, name)}, list)...).In(src).
 			With("CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1").Run(ctx)
 		if err != nil {
 			return fmt.Errorf("build the guest's commands: %w", err)

@@ -45,17 +45,11 @@ const (
 // image is booted once with a deadline, and the verdict is remembered until the
 // host or QEMU changes.
 func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string) (Accel, error) {
-	switch want {
-	case "tcg":
-		return Accel{"tcg", "asked for"}, nil
-	case "kvm":
-		if why := openKVM(); why != nil {
-			return Accel{}, fmt.Errorf("use kvm: %w", why)
-		}
-		return Accel{"kvm", "asked for"}, nil
-	case "":
-	default:
-		return Accel{}, job.Usage(fmt.Errorf("use accelerator %q: unknown; there are kvm and tcg", want))
+	if err := CheckAccel(want); err != nil {
+		return Accel{}, err
+	}
+	if want != "" {
+		return Accel{want, "asked for"}, nil
 	}
 	if why := openKVM(); why != nil {
 		return Accel{"tcg", fmt.Sprintf("kvm: %v", why)}, nil
@@ -95,6 +89,21 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 		return Accel{"tcg", string(verdict)}, nil
 	}
 	return Accel{"kvm", ""}, nil
+}
+
+// CheckAccel says what speaks against asking for an accelerator, before anything is
+// built for it.
+func CheckAccel(want string) error {
+	switch want {
+	case "", "tcg":
+		return nil
+	case "kvm":
+		if why := openKVM(); why != nil {
+			return fmt.Errorf("use kvm: %w", why)
+		}
+		return nil
+	}
+	return job.Usage(fmt.Errorf("use accelerator %q: unknown; there are kvm and tcg", want))
 }
 
 var errDry = errors.New("dry run")

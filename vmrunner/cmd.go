@@ -53,6 +53,9 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 	if f.o.Pcap && f.o.Dir == "" {
 		return job.Usage(errors.New("use --pcap: it needs --out DIR for the capture"))
 	}
+	if err := CheckAccel(f.o.Accel); err != nil {
+		return err
+	}
 	image, err := f.road.Image(ctx)
 	if err != nil {
 		return err

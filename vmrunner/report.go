@@ -95,9 +95,10 @@ const (
 )
 
 var (
-	stampRE = re(`^(?:<\d+>)?\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?`)
-	ripRE   = re(`^RIP: [0-9a-f]{4}:([\w.]+)\+0x`)
-	vagueRE = re(`\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b0x[0-9a-f]+\b|\b[0-9a-f]{16}\b|\[[0-9a-f]{8}\]|/\d+\b`)
+	stampRE  = re(`^(?:<\d+>)?\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?`)
+	ripRE    = re(`^RIP: [0-9a-f]{4}:([\w.]+)\+0x`)
+	workerRE = re(`\bkworker/[\w:+-]+`)
+	vagueRE  = re(`\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b0x[0-9a-f]+\b|\b[0-9a-f]{16}\b|\[[0-9a-f]{8}\]|/\d+\b`)
 )
 
 // cutStamp splits a line into the kernel's time stamp, "" if there is none, and
@@ -274,7 +275,8 @@ func (s *scanner) finish() {
 	s.lines = nil
 }
 
-// tidy removes addresses, offsets and pids.
+// tidy removes addresses, offsets, pids and the numbers of workers.
 func tidy(title string) string {
+	title = workerRE.ReplaceAllString(title, "kworker")
 	return strings.Join(strings.Fields(vagueRE.ReplaceAllString(title, "")), " ")
 }

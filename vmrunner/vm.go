@@ -236,10 +236,12 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 			case markReady:
 				waiting--
 			default:
-				// Let the kernel print the rest of it.
-				select {
-				case <-vm.machine.done:
-				case <-time.After(vm.Deadline(time.Second)):
+				if !strings.HasPrefix(e, markFailed) {
+					// Let the kernel print the rest of its panic.
+					select {
+					case <-vm.machine.done:
+					case <-time.After(vm.Deadline(time.Second)):
+					}
 				}
 				return vm.bootError(ctx, errors.New(strings.TrimPrefix(e, "kbuild-run: ")))
 			}

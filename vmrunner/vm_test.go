@@ -132,6 +132,16 @@ func TestGuest(t *testing.T) {
 		}
 	})
 
+	t.Run("shell", func(t *testing.T) {
+		ctx, stop := context.WithTimeout(ctx, vm.Deadline(10*time.Second))
+		defer stop()
+		var out strings.Builder
+		code, err := vm.Shell(ctx, strings.NewReader("stty -a; echo $TERM terminal\nexit\n"), &out, "vt100", 100, 30, nil)
+		if err != nil || code != 0 || !strings.Contains(out.String(), "\nvt100 terminal\r\n") {
+			t.Errorf("got %q, %d, %v", out.String(), code, err)
+		}
+	})
+
 	t.Run("deadline", func(t *testing.T) {
 		ctx, stop := context.WithTimeout(ctx, time.Second)
 		defer stop()
