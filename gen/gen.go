@@ -1,8 +1,18 @@
 // Package gen: protocol tables -> C headers, Go codec, reference, decoder.
 //
-// The tables (tables/*.tbl, their language is described in package table) hold what
-// [MS-SMB2] and [MS-FSCC] say of the wire. Everything else here is printed from them
-// or checked against them.
+// The tables (tables/*.tbl) hold what [MS-SMB2], [MS-FSCC] and [MS-ERREF] say of the
+// wire. Everything else here is printed from them or held against them:
+//
+//	table    the language of the tables: reader, checker, formatter
+//	emit     the printers: Go, C, Markdown
+//	smb2     the Go types, printed
+//	interp   a second reader of messages, by the tables themselves
+//	cdecl    declarations read from C headers
+//	layout   structures read from debug information
+//	kernel   the tables against a kernel's headers and objects
+//	capture  SMB messages read from captures
+//	crypt    signatures and encryption
+//	vectors  captures of programs that are not ours
 package gen
 
 import (

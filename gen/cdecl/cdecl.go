@@ -192,7 +192,7 @@ func (f *File) structs() {
 			s.End += j + 1
 			if k := strings.LastIndex(rest, "/*"); k >= 0 && !strings.Contains(rest[k:], "*/") {
 				if e := strings.Index(f.Text[s.End:], "*/"); e >= 0 {
-					s.End += e + 3
+					s.End = min(s.End+e+3, len(f.Text)) // the line's end too
 				}
 			}
 		}
@@ -379,7 +379,9 @@ func (x *Index) Value(d *Define) (n uint64, form string, ok bool) {
 	if m := call.FindStringSubmatch(expr); m != nil {
 		form, expr = m[1], m[2]
 	}
-	n, ok = x.eval(expr, 0)
+	if n, ok = x.eval(expr, 0); !ok {
+		n = 0
+	}
 	return n, form, ok
 }
 
