@@ -96,6 +96,10 @@ func Once(ctx context.Context, kind, key string, meta map[string]string, fill fu
 	}
 	defer os.RemoveAll(tmp)
 	if err := fill(tmp); err != nil {
+		if ctx.Err() != nil {
+			// A kernel tree takes a slow disk half a minute.
+			job.From(ctx).Logf("interrupted: removing %s", tmp)
+		}
 		return "", false, err
 	}
 	if err := ctx.Err(); err != nil {
