@@ -41,13 +41,18 @@ func CDefine(d *table.Decl, v *table.Value, like string) string {
 		column, tabs = width(like[:m[3]]), strings.Contains(like[m[2]:m[3]], "\t")
 	}
 	line := pad("#define "+CName(d, v), column, tabs) + CValue(d, v)
-	switch {
-	case v.Errno == "-0":
-		line += " // 0"
-	case v.Errno != "":
-		line += " // " + v.Errno
+	if v.Errno != "" {
+		line += " // " + CErrno(v)
 	}
 	return line
+}
+
+// CErrno returns the error number of a status as the kernel writes it: -EIO, or 0.
+func CErrno(v *table.Value) string {
+	if v.Errno == "-0" {
+		return "0"
+	}
+	return v.Errno
 }
 
 var defined = regexp.MustCompile(`^#define\s+\w+(\s+)\S`)

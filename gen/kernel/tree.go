@@ -361,14 +361,21 @@ func (c *comparison) constant(d *table.Decl, v *table.Value, x *cdecl.Define) (t
 	}
 	n, form, ok := c.index.Value(x)
 	ok = ok && n == v.Number && form == d.Form
-	// Trees before gen_smb2_mapping have the error numbers elsewhere.
-	if v.Errno != "" && x.Comment != "" {
-		errno := strings.TrimPrefix(v.Errno, "-")
-		if v.Errno != "-0" {
-			errno = v.Errno
-		}
-		theirs, ours = theirs+" // "+x.Comment, ours+" // "+errno
-		ok = ok && x.Comment == errno
+	if v.Errno != "" && mapped(x.File) {
+		theirs = strings.TrimSpace(strings.TrimPrefix(x.File.Text[x.Start:x.End], "#define "+x.Name))
+		ours += " // " + emit.CErrno(v)
+		m := mapping.FindStringSubmatch(x.File.Text[x.Start:x.End])
+		ok = ok && m != nil && m[1] == emit.CErrno(v)
 	}
 	return theirs, ours, ok
+}
+
+// mapping is the form of a status that fs/smb/client/gen_smb2_mapping takes the error
+// number from. It leaves out a line of another form and says nothing.
+var mapping = regexp.MustCompile(`^#define\s*\w+\s+cpu_to_le32\(0x[0-9a-fA-F]+\)\s+//\s+([-A-Z0-9_]+)`)
+
+// mapped says that a header has error numbers behind its statuses. Older kernels have
+// them in a table of their own.
+func mapped(f *cdecl.File) bool {
+	return slices.ContainsFunc(f.Defines, func(d *cdecl.Define) bool { return strings.HasPrefix(d.Comment, "-E") })
 }

@@ -105,6 +105,8 @@ func TestTree(t *testing.T) {
 			want: "missing notify_flags (1)\n", kept: true},
 		{name: "error number", path: "fs/smb/common/smb2status.h", from: "cpu_to_le32(0x00000103) // -EIO", to: "cpu_to_le32(0x00000103) // -EINVAL",
 			want: "-#define STATUS_PENDING cpu_to_le32(0x00000103) // -EINVAL\n"},
+		{name: "form that gen_smb2_mapping leaves out", path: "fs/smb/common/smb2status.h", from: "cpu_to_le32(0x00000103) // -EIO", to: "cpu_to_le32(0x00000103) /* -EIO */",
+			want: "-#define STATUS_PENDING cpu_to_le32(0x00000103) /* -EIO */\n+#define STATUS_PENDING cpu_to_le32(0x00000103) // -EIO\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := kernelTree(t, set, "7.3")
