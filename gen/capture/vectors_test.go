@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 
 	"kbuild-run/gen/capture"
+	"kbuild-run/gen/interp"
 	"kbuild-run/gen/smb2"
 	"kbuild-run/gen/table"
 )
@@ -127,7 +128,7 @@ func TestVectors(t *testing.T) {
 					t.Errorf("%s: %v", where, err)
 				}
 			}
-			inside(t, where, seen, m, body)
+			inside(t, where, set, seen, m, body)
 		}
 	}
 	// A structure that no capture holds is not proven by any.
@@ -146,7 +147,7 @@ func TestVectors(t *testing.T) {
 }
 
 // inside reads the lists that a body carries.
-func inside(t *testing.T, where string, seen map[string]int, m *capture.Message, body smb2.Message) {
+func inside(t *testing.T, where string, set *table.Set, seen map[string]int, m *capture.Message, body smb2.Message) {
 	t.Helper()
 	switch body := body.(type) {
 	case *smb2.ChangeNotifyRsp:
@@ -168,6 +169,12 @@ func inside(t *testing.T, where string, seen map[string]int, m *capture.Message,
 		default:
 			t.Errorf("%s: %v, and no reader for it here", where, class)
 		}
+	case *smb2.QueryInfoRsp:
+		b, _ := body.OutputBuffer()
+		class(t, where, set, seen, m.Request.Body, b)
+	case *smb2.SetInfoReq:
+		b, _ := body.InputBuffer()
+		class(t, where, set, seen, m.Body, b)
 	case *smb2.NegotiateReq:
 		b, _ := body.NegotiateContexts()
 		list, err := smb2.NegContexts(b, int(body.NegotiateContextCount))
@@ -189,7 +196,47 @@ func inside(t *testing.T, where string, seen map[string]int, m *capture.Message,
 		list, err := smb2.Chain[smb2.CreateContext](b)
 		rules(t, where, list, err)
 		seen["create_context"] += len(list)
+		for _, c := range list {
+			name, _ := c.Name()
+			data, _ := c.Data()
+			for _, v := range set.Lookup("create_context_name").Values {
+				if v.Text == `"`+string(name)+`"` && len(v.Holds) > 1 && v.Holds[1] != "-" {
+					for _, h := range strings.Split(v.Holds[1], "|") {
+						if set.Lookup(h).Size == len(data) {
+							record(t, where, seen, h, data)
+						}
+					}
+				}
+			}
+		}
 	}
+}
+
+// class reads the buffer of an information class.
+func class(t *testing.T, where string, set *table.Set, seen map[string]int, request *interp.Message, b []byte) {
+	t.Helper()
+	classes := map[uint64]string{uint64(smb2.SMB2_O_INFO_FILE): "file_info_class", uint64(smb2.SMB2_O_INFO_FILESYSTEM): "fs_info_class"}
+	for _, v := range set.Lookup(classes[request.Number("InfoType")]).Values {
+		if v.Number == request.Number("FileInfoClass") && len(v.Holds) > 0 {
+			record(t, where, seen, v.Holds[0], b)
+			return
+		}
+	}
+	t.Errorf("%s: no reader for %s class %d", where, request.Word("InfoType"), request.Number("FileInfoClass"))
+}
+
+// record reads a structure, holds it against its rules and writes it back.
+func record(t *testing.T, where string, seen map[string]int, name string, b []byte) {
+	t.Helper()
+	m := smb2.New(name)
+	rest, err := m.Decode(b)
+	if err == nil {
+		err = m.Check()
+	}
+	if got := m.Append(nil); err != nil || !bytes.Equal(got, b[:len(b)-len(rest)]) {
+		t.Errorf("%s: %s\ngot  %x\nwant %x\n%v", where, name, got, b, err)
+	}
+	seen[name]++
 }
 
 func rules[T any, P interface {
