@@ -11,12 +11,14 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
+	"kbuild-run/vmrunner"
 )
 
 const (
@@ -95,17 +97,48 @@ type check struct {
 	short            bool // less than the main job needs
 }
 
-// accelerator says what QEMU would run guests on. TCG always works.
-func accelerator(ctx context.Context) check {
+// accelerator says what QEMU runs guests on. TCG always works.
+func accelerator(context.Context) check {
 	c := check{name: "accelerator", value: "tcg"}
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		c.why = "vmrunner  kvm does not work: " + err.Error()
+	if err := vmrunner.CheckAccel("kvm"); err != nil {
+		c.why = "vmrunner  " + err.Error()
 		return c
 	}
-	f.Close()
-	c.why = "vmrunner  kvm opens, but only booting a guest shows whether it works: vm does"
+	var up unix.Sysinfo_t
+	if err := unix.Sysinfo(&up); err != nil {
+		c.why = "vmrunner  " + err.Error()
+		return c
+	}
+	verdict, known := verdict(time.Now().Add(-time.Duration(up.Uptime) * time.Second))
+	switch {
+	case !known:
+		c.value, c.why = "kvm or tcg", "vmrunner  kvm opens; whether it boots a guest shows when the first one boots"
+	case verdict == "":
+		c.value, c.why = "kvm", "vmrunner  kvm has booted a guest"
+	default:
+		c.why = "vmrunner  " + verdict
+	}
 	return c
+}
+
+// verdict returns what vmrunner.ChooseAccel found out last and keeps in the
+// cache: why KVM boots no guest, or "". What is older than boot does not count.
+func verdict(boot time.Time) (why string, known bool) {
+	entries, err := cache.List()
+	if err != nil {
+		return "", false
+	}
+	for _, e := range entries {
+		path := filepath.Join(e.Dir, "verdict")
+		fi, err := os.Stat(path)
+		if e.Kind != "accel" || e.Meta == nil || err != nil || fi.ModTime().Before(boot) {
+			continue
+		}
+		if text, err := os.ReadFile(path); err == nil {
+			boot, why, known = fi.ModTime(), string(text), true
+		}
+	}
+	return why, known
 }
 
 func disk(context.Context) check {
