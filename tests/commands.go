@@ -31,17 +31,18 @@ var vocabulary map[string]command
 // In init, since repeat looks the other commands up.
 func init() {
 	vocabulary = map[string]command{
-		"connect":    {"connect NAME [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-on NAME] [-tree NAME] [-replace NAME]", "connect, log in, connect to the share; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session", connect},
+		"connect":    {"connect NAME [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME]", "connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session", connect},
 		"open":       {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-delete-on-close]", "open what is there; the handle is named after the last part of PATH", open},
-		"create":     {"create NAME PATH [as HANDLE]", "create a file; without a handle's name it is closed at once", create},
+		"create":     {"create NAME PATH [as HANDLE] [-overwrite]", "create a file, or overwrite one; without a handle's name it is closed at once", create},
 		"makedir":    {"makedir NAME PATH [as HANDLE]", "create a directory; without a handle's name it is closed at once", makedir},
+		"read":       {"read NAME PATH, or read HANDLE", "read a file's first bytes", read},
 		"write":      {"write NAME PATH TEXT, or write HANDLE TEXT", "write TEXT at the beginning of a file", write},
 		"rename":     {"rename NAME PATH PATH [-replace], or rename HANDLE PATH", "rename or move a file or a directory", rename},
 		"link":       {"link NAME PATH PATH", "give a file a second name", link},
 		"delete":     {"delete NAME PATH, or delete HANDLE", "delete a file or an empty directory; by handle it goes when the handle does", remove},
-		"set":        {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|ea NAME VALUE", "change what is known about a file", set},
+		"set":        {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|change|keep|ea NAME VALUE|security|sparse", "change what is known about a file; change sets ChangeTime alone, keep sets nothing, security sets a DACL that allows everyone everything", set},
 		"explorer":   {"explorer NAME PATH [as HANDLE] [-filter F]", "enter a folder as Windows Explorer does: one compound of CREATE and a related CHANGE_NOTIFY of 2048 bytes with filter 0x15; handle and request have the same name", explorer},
-		"watch":      {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-nowait]", "send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; the request is named after the handle", watch},
+		"watch":      {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-wrong session|tree|structure] [-nowait]", "send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; wrong names a field of the request that is; the request is named after the handle", watch},
 		"compound":   {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE", compound},
 		"expect":     {"expect REQUEST pending|nothing|alone|STATUS_X|[any] ACTION FILE ...", "pending: an interim response and no more; nothing: no final response for a while; alone: a final response that is not part of a compound; records: a final response with exactly these, in this order or in any", expect},
 		"collect":    {"collect HANDLE [-filter F,...] [-tree] [-size N] [any|until] ACTION FILE ...", "watch again and again, as programs do, until as many records have come, or until this one has, whatever came before", collect},
@@ -49,6 +50,7 @@ func init() {
 		"close":      {"close HANDLE [as REQUEST]", "close a handle", closeHandle},
 		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", disconnect},
 		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", logoff},
+		"reauth":     {"reauth NAME [-wrong]", "authenticate the session's user anew, with a wrong password", reauth},
 		"drop":       {"drop NAME", "close the TCP connection without a word", drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", order},
 		"server":     {"server COMMAND", "run a shell command on the server, in the scenario's folder", serverCommand},
@@ -146,7 +148,7 @@ func lookup[T any](what string, all map[string]T, name string) (T, error) {
 func baseName(path string) string { return path[strings.LastIndexAny(path, `/\`)+1:] }
 
 func connect(st *state, args []string) error {
-	l, err := readLine(args, "-user U -dialect D -encrypt -unsigned -credits N -on NAME -tree NAME -replace NAME")
+	l, err := readLine(args, "-user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME")
 	if err != nil {
 		return err
 	}
@@ -208,7 +210,11 @@ func connect(st *state, args []string) error {
 			return err
 		}
 	}
-	if p.tree, err = p.sess.TreeConnect(ctx, st.server.Share); err != nil {
+	share := st.server.Share
+	if l.has("-share") {
+		share = l.options["-share"]
+	}
+	if p.tree, err = p.sess.TreeConnect(ctx, share); err != nil {
 		return err
 	}
 	st.peers[p.name] = p
@@ -270,7 +276,7 @@ func (st *state) opened(p *peer, path, as string, o client.Create) error {
 const accessFile = smb2.FILE_READ_DATA | smb2.FILE_READ_ATTRIBUTES | smb2.FILE_WRITE_DATA | smb2.FILE_APPEND_DATA |
 	smb2.FILE_WRITE_ATTRIBUTES | smb2.DELETE | smb2.SYNCHRONIZE
 
-var disposition = smb2.FILE_CREATE
+var disposition, overwrite = smb2.FILE_CREATE, smb2.FILE_OVERWRITE
 
 func create(st *state, args []string) error {
 	return st.make("create", args, client.Create{Access: accessFile, Disposition: &disposition, Options: smb2.FILE_NON_DIRECTORY_FILE})
@@ -281,7 +287,7 @@ func makedir(st *state, args []string) error {
 }
 
 func (st *state) make(name string, args []string, o client.Create) error {
-	l, err := readLine(args, "")
+	l, err := readLine(args, "-overwrite")
 	if err != nil {
 		return err
 	}
@@ -291,6 +297,9 @@ func (st *state) make(name string, args []string, o client.Create) error {
 	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
+	}
+	if l.has("-overwrite") {
+		o.Disposition = &overwrite
 	}
 	if l.as != "" {
 		return st.opened(p, l.words[1], l.as, o)
@@ -343,6 +352,17 @@ func write(st *state, args []string) error {
 	})
 }
 
+func read(st *state, args []string) error {
+	l, err := readLine(args, "")
+	if err != nil {
+		return err
+	}
+	return st.on("read", l, 1, smb2.FILE_READ_DATA|smb2.FILE_READ_ATTRIBUTES|smb2.SYNCHRONIZE, func(ctx context.Context, f *client.File, _ []string) error {
+		_, err := f.Read(ctx, 0, 64)
+		return err
+	})
+}
+
 func rename(st *state, args []string) error {
 	l, err := readLine(args, "-replace")
 	if err != nil {
@@ -376,6 +396,17 @@ func remove(st *state, args []string) error {
 // aDay is a FILETIME of long ago: 2001-09-09, in 100 ns since 1601.
 const aDay = 126_444_000_000_000_000
 
+// everyone is a self-relative security descriptor (MS-DTYP 2.4.6) with one
+// access-allowed entry: everybody, S-1-1-0, may do everything.
+var everyone = []byte{
+	1, 0, 4, 0x80, // revision, SE_DACL_PRESENT | SE_SELF_RELATIVE
+	0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // no owner, group, SACL
+	20, 0, 0, 0, // DACL
+	2, 0, 28, 0, 1, 0, 0, 0, // revision, size, one entry
+	0, 0, 20, 0, 0xff, 0x01, 0x1f, 0x00, // ACCESS_ALLOWED_ACE, size, mask
+	1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, // S-1-1-0
+}
+
 func set(st *state, args []string) error {
 	if len(args) < 3 {
 		return fmt.Errorf("usage: %s", vocabulary["set"].usage)
@@ -400,6 +431,22 @@ func set(st *state, args []string) error {
 		basic(smb2.FileBasicInfo{LastAccessTime: aDay})
 	case what == "creation":
 		basic(smb2.FileBasicInfo{CreationTime: aDay})
+	case what == "change":
+		basic(smb2.FileBasicInfo{ChangeTime: aDay})
+	case what == "keep":
+		// 0 and -1 leave a time as it is (MS-FSCC 2.4.7).
+		basic(smb2.FileBasicInfo{LastWriteTime: ^uint64(0), LastAccessTime: ^uint64(0)})
+	case what == "security":
+		access |= smb2.WRITE_DAC
+		do = func(ctx context.Context, f *client.File) error {
+			return f.SetSecurity(ctx, smb2.DACL_SECINFO, everyone)
+		}
+	case what == "sparse":
+		access |= smb2.FILE_WRITE_DATA
+		do = func(ctx context.Context, f *client.File) error {
+			_, err := f.Tree.Control(ctx, f.ID, client.Control{Code: smb2.FSCTL_SET_SPARSE, Size: 0x10})
+			return err
+		}
 	case what == "size" && len(rest) == 1:
 		n, err := strconv.ParseUint(rest[0], 0, 64)
 		if err != nil {
@@ -491,7 +538,7 @@ func explorer(st *state, args []string) error {
 const watchSize = 4096
 
 func watch(st *state, args []string) error {
-	l, err := readLine(args, "-filter F -tree -size N -charge N -nowait")
+	l, err := readLine(args, "-filter F -tree -size N -charge N -wrong FIELD -nowait")
 	if err != nil {
 		return err
 	}
@@ -519,6 +566,17 @@ func watch(st *state, args []string) error {
 			return err
 		}
 		req.Payload = int(n) * 65536
+	}
+	switch field := l.options["-wrong"]; field {
+	case "":
+	case "session":
+		req.Edit = func(h *smb2.Hdr) { h.SessionId += 0x1000 }
+	case "tree":
+		req.Edit = func(h *smb2.Hdr) { h.TreeId += 0x1000 }
+	case "structure":
+		req.Body.(*smb2.ChangeNotifyReq).StructureSize++
+	default:
+		return fmt.Errorf("-wrong %s: there are session, tree, structure", field)
 	}
 	c := f.Tree.Session.Conn
 	sent, err := c.Send(ctx, req)
@@ -861,6 +919,27 @@ func (st *state) leave(name string, args []string, req func(*peer) *client.Reque
 		return err
 	}
 	return st.finish(p.conn, l.as, req(p))
+}
+
+func reauth(st *state, args []string) error {
+	l, err := readLine(args, "-wrong")
+	if err != nil {
+		return err
+	}
+	if err := l.need(1, 1, vocabulary["reauth"].usage); err != nil {
+		return err
+	}
+	p, err := st.peer(l.words[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := st.answer()
+	defer cancel()
+	who := st.server.User
+	if l.has("-wrong") {
+		who.Password += " "
+	}
+	return p.sess.Reauthenticate(ctx, who)
 }
 
 func drop(st *state, args []string) error {

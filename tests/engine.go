@@ -20,6 +20,7 @@ import (
 // Waits, on a server that is not slowed down by emulation.
 const (
 	answerWait   = 5 * time.Second        // for what must come
+	missingWait  = time.Second            // for what does not come on a server that differs
 	quietWait    = 200 * time.Millisecond // for what must not come
 	scenarioWait = time.Minute            // for a whole scenario
 )
@@ -95,7 +96,7 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 
 	results := make([]*Result, len(scenarios))
 	// Waiting for the server is most of a scenario's time.
-	slots := make(chan struct{}, 4*runtime.NumCPU())
+	slots := make(chan struct{}, 8*runtime.NumCPU())
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for i, s := range scenarios {
@@ -178,6 +179,9 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 	case s.Has("shell") && server.Shell == nil:
 		r.Outcome, r.Reason = Skipped, server.Name+" has no shell for us"
 		return r
+	case s.Has("streams") && server.NoStreams:
+		r.Outcome, r.Reason = Skipped, server.Name+" has no named streams"
+		return r
 	case s.Has("other") && server.Other.User == "":
 		r.Outcome, r.Reason = Skipped, server.Name+" has no second user"
 		return r
@@ -185,7 +189,11 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 
 	ctx, cancel := context.WithTimeoutCause(ctx, server.deadline(scenarioWait), errors.New("the scenario takes too long"))
 	defer cancel()
-	st := &state{ctx: ctx, server: server, folder: folder, peers: map[string]*peer{}, files: map[string]*client.File{}, requests: map[string]*request{}, settled: map[*client.File]bool{}}
+	patience := answerWait
+	if s.Differs[server.Kind] != "" {
+		patience = missingWait
+	}
+	st := &state{ctx: ctx, server: server, folder: folder, patience: patience, peers: map[string]*peer{}, files: map[string]*client.File{}, requests: map[string]*request{}, settled: map[*client.File]bool{}}
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		r.Outcome, r.Failure = Failed, &Failure{Want: "a folder for the script", Got: err.Error()}
 		return r
@@ -279,6 +287,7 @@ type state struct {
 	ctx      context.Context
 	server   *Server
 	folder   string // of the scenario, below the share
+	patience time.Duration
 	peers    map[string]*peer
 	order    []*peer // those that made a connection
 	files    map[string]*client.File
@@ -378,6 +387,6 @@ func (st *state) path(p string) string {
 
 // answer waits for what must come.
 func (st *state) answer() (context.Context, context.CancelFunc) {
-	d := st.server.deadline(answerWait)
+	d := st.server.deadline(st.patience)
 	return context.WithTimeoutCause(st.ctx, d, fmt.Errorf("nothing came for %v", d))
 }

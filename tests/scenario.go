@@ -43,6 +43,7 @@ var Needs = map[string]string{
 	"shell":   "a shell on the server",
 	"other":   "a second user of the server",
 	"encrypt": "encryption",
+	"streams": "named streams",
 }
 
 // Has says that the scenario needs what.
@@ -150,7 +151,7 @@ func parse(name, text string) (*Scenario, error) {
 	}
 	for _, n := range s.Needs {
 		if _, ok := Needs[n]; !ok {
-			return nil, fmt.Errorf("needs: %s is unknown; known are notify, pending, shell, other, encrypt", n)
+			return nil, fmt.Errorf("needs: %s is unknown; known are notify, pending, shell, other, encrypt, streams", n)
 		}
 	}
 	return s, nil

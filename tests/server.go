@@ -24,13 +24,11 @@ type Server struct {
 	User  client.Credentials
 	Other client.Credentials // a second user; no User: there is none
 
+	NoStreams bool // named streams do not work
+
 	// Shell runs a command as a local process of the server, in a folder below
 	// the share's; nil: the server has no shell for us.
 	Shell func(ctx context.Context, folder, command string) error
-
-	// Lacks are the needs the server is known not to meet: a scenario that
-	// passes without what it needs shows nothing.
-	Lacks []string
 
 	// Settle waits until a watch that the server has answered with
 	// STATUS_PENDING is armed; nil: it is when the answer comes.
@@ -83,7 +81,7 @@ func samba(ctx context.Context, kernel string) (*Server, func() error, error) {
 		return nil, nil, err
 	}
 	server := &Server{
-		Name: "samba", Kind: "samba", Addr: s.Addr, Share: s.Share,
+		Name: "samba", Kind: "samba", NoStreams: !s.Streams, Addr: s.Addr, Share: s.Share,
 		User: client.Credentials{User: s.User, Password: s.Password},
 		Shell: func(ctx context.Context, folder, command string) error {
 			_, err := job.Command("sh", "-ec", command).In(filepath.Join(s.Dir, folder)).Probe(ctx)
