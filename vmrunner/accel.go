@@ -145,11 +145,11 @@ func accelKey(ctx context.Context, i *rootfs.Image) (string, error) {
 // canary boots the image by KVM as far as PID 1, which then powers off. It returns
 // why that did not work.
 func canary(ctx context.Context, i *rootfs.Image) error {
-	dir, err := os.MkdirTemp("", "kbuild-run-canary-")
+	dir, remove, err := scratch()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	con, err := newConsole(filepath.Join(dir, "console.log"))
 	if err != nil {
 		return err

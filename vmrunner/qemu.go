@@ -198,32 +198,58 @@ func memoryFile(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// listenQMP returns a listening socket for QEMU to inherit, so that there is no
-// moment at which it does not exist yet. The path is short: the kernel takes 107
-// bytes (unix(7)).
-func listenQMP() (file *os.File, path string, err error) {
-	dir, err := os.MkdirTemp("", "kbuild-run-")
-	if err == nil && len(dir) > 90 {
-		os.Remove(dir)
-		dir, err = os.MkdirTemp("/tmp", "kbuild-run-")
+// scratch returns a folder for the files of one VM. Folders of programs that were
+// killed are removed on the way: the lock of a folder goes with its program.
+func scratch() (dir string, remove func(), err error) {
+	const prefix = "kbuild-run-vm-"
+	root := os.TempDir()
+	if len(root) > 60 {
+		root = "/tmp" // a socket's path has 107 bytes at most (unix(7))
 	}
+	old, _ := filepath.Glob(filepath.Join(root, prefix+"*"))
+	for _, d := range old {
+		// A young one may not be locked yet.
+		if fi, err := os.Lstat(d); err != nil || !fi.IsDir() || time.Since(fi.ModTime()) < time.Minute {
+			continue
+		}
+		if f, err := lockDir(d); err == nil {
+			os.RemoveAll(d)
+			f.Close()
+		}
+	}
+	if dir, err = os.MkdirTemp(root, prefix); err != nil {
+		return "", nil, err
+	}
+	f, err := lockDir(dir)
 	if err != nil {
-		return nil, "", err
+		os.Remove(dir)
+		return "", nil, err
 	}
-	path = filepath.Join(dir, "qmp")
+	return dir, func() { os.RemoveAll(dir); f.Close() }, nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// listenQMP returns a listening socket for QEMU to inherit, so that there is no
+// moment at which it does not exist yet.
+func listenQMP(path string) (*os.File, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		os.RemoveAll(dir)
-		return nil, "", err
+		return nil, err
 	}
 	defer l.Close()
 	l.SetUnlinkOnClose(false)
-	file, err = l.File()
-	if err != nil {
-		os.RemoveAll(dir)
-		return nil, "", err
-	}
-	return file, path, nil
+	return l.File()
 }
 
 // tail keeps the end of what is written to it.

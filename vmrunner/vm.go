@@ -65,7 +65,7 @@ type VM struct {
 	ssh     *ssh.Client
 	ports   map[int]int
 	dir     string
-	temp    bool // dir is ours
+	remove  func() // removes the scratch folder
 	pcap    string
 	scale   int
 
@@ -133,16 +133,18 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 		fmt.Fprintln(j.Out, pastable(sp.args()))
 		return nil, nil
 	}
+	var temp string
+	if temp, vm.remove, err = scratch(); err != nil {
+		return nil, err
+	}
 	if vm.dir = o.Dir; vm.dir == "" {
-		if vm.dir, err = os.MkdirTemp("", "kbuild-run-vm-"); err != nil {
-			return nil, err
-		}
-		vm.temp = true
+		vm.dir = temp
 	} else if err := os.MkdirAll(vm.dir, 0o755); err != nil {
+		vm.remove()
 		return nil, err
 	}
 	for try := 0; ; try++ {
-		err := vm.boot(ctx, s, o)
+		err := vm.boot(ctx, s, o, filepath.Join(temp, "qmp"))
 		if err == nil {
 			return vm, nil
 		}
@@ -155,7 +157,7 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 }
 
 // boot starts QEMU once. What it opened is in vm, for release.
-func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
+func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) error {
 	keys, err := newKeys()
 	if err != nil {
 		return err
@@ -165,11 +167,11 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options) error {
 		return err
 	}
 	defer initrd.Close()
-	qmp, qmpPath, err := listenQMP()
+	qmp, err := listenQMP(qmpPath)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(filepath.Dir(qmpPath))
+	defer os.Remove(qmpPath)
 	defer qmp.Close()
 	if vm.ports, err = freePorts(append([]int{portSSH, portSMB}, o.Ports...)); err != nil {
 		return err
@@ -292,7 +294,7 @@ func (vm *VM) bootError(ctx context.Context, reason error) error {
 	return e
 }
 
-// release ends the guest and frees what it had. all: the folder too.
+// release ends the guest and frees what it had. all: the scratch folder too.
 func (vm *VM) release(all bool) {
 	if vm.ssh != nil {
 		vm.ssh.Close()
@@ -308,8 +310,8 @@ func (vm *VM) release(all bool) {
 	if vm.console != nil {
 		vm.console.close()
 	}
-	if all && vm.temp {
-		os.RemoveAll(vm.dir)
+	if all {
+		vm.remove()
 	}
 }
 

@@ -82,6 +82,18 @@ func start(t *testing.T, o Options) *VM {
 	return vm
 }
 
+// shortTemp gives the test a TMPDIR with room for the name of a socket.
+func shortTemp(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "vmrunner-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
+	return dir
+}
+
 // gone fails the test unless QEMU ends soon.
 func gone(t *testing.T, pid int) {
 	t.Helper()
@@ -318,8 +330,7 @@ func TestBootErrors(t *testing.T) {
 			if bootLimit = limit; c.limit != 0 {
 				bootLimit = c.limit
 			}
-			temp := t.TempDir()
-			t.Setenv("TMPDIR", temp)
+			temp := shortTemp(t)
 			vm, err := boot(t.Context(), c.image, c.o)
 			if err == nil {
 				vm.Stop(t.Context())
@@ -373,8 +384,7 @@ func TestPortTaken(t *testing.T) {
 // Whatever runs when the context ends, no QEMU and no file stay.
 func TestInterrupt(t *testing.T) {
 	i := image(t)
-	temp := t.TempDir()
-	t.Setenv("TMPDIR", temp)
+	temp := shortTemp(t)
 	ctx, stop := context.WithCancel(t.Context())
 	vm, err := boot(ctx, i, Options{})
 	if err != nil {
@@ -418,7 +428,7 @@ func TestKilled(t *testing.T) {
 		select {}
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
-	child.Env = append(os.Environ(), "VMRUNNER_TEST_CHILD=1", "TMPDIR="+t.TempDir())
+	child.Env = append(os.Environ(), "VMRUNNER_TEST_CHILD=1", "TMPDIR="+shortTemp(t))
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -434,6 +444,38 @@ func TestKilled(t *testing.T) {
 		t.Fatalf("child booted no guest: %v", err)
 	}
 	gone(t, pid)
+}
+
+// What a killed program left is removed by the next, what another one uses is not.
+func TestScratch(t *testing.T) {
+	t.Setenv("TMPDIR", "/tmp")
+	long := time.Now().Add(-time.Hour)
+	left, err := os.MkdirTemp("", "kbuild-run-vm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, remove, err := scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove()
+	for _, d := range []string{left, used} {
+		if err := os.Chtimes(d, long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, remove2, err := scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove2()
+	if _, err := os.Stat(left); err == nil {
+		t.Errorf("%s is still there", left)
+		os.Remove(left)
+	}
+	if _, err := os.Stat(used); err != nil {
+		t.Errorf("a folder in use is gone: %v", err)
+	}
 }
 
 // A guest whose kernel dies under a command says so in that command's error.
