@@ -33,7 +33,7 @@ func (a Accel) String() string {
 const kvmDevice = "/dev/kvm"
 
 // firstPrint and canaryEnd are how long the canary may take to its first line and
-// to its end. Where KVM works they take 0.2 s and 1 s.
+// to its end. TCG, the slower one, needs 1 s and 2 s.
 const (
 	firstPrint = 10 * time.Second
 	canaryEnd  = 20 * time.Second

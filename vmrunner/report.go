@@ -84,6 +84,8 @@ var rules = []rule{
 	{"kmemleak", re(`^BUG: memory leak`), "memory leak", endPause},
 	{"kmemleak", re(`^unreferenced object 0x[0-9a-f]+ \(size (\d+)\)`), "unreferenced object of $1 bytes", endPause},
 	{"OOM", re(`^(\S+) invoked oom-killer:`), "out of memory: $1 invoked oom-killer", endPause},
+	// A log with a hole may hide anything: kernel/printk/printk.c.
+	{"lost", re(`^\*\* \d+ printk messages dropped \*\*`), "printk messages dropped", endLine},
 	{"panic", re(`^Kernel panic - not syncing: (.+)`), "panic: $1", endTask},
 }
 
@@ -148,7 +150,7 @@ type scanner struct {
 func (s *scanner) feed(line string) {
 	s.n++
 	stamp, text := cutStamp(line)
-	if stamp == "" && !s.open && !strings.HasPrefix(text, "unreferenced object") {
+	if stamp == "" && !s.open && !strings.HasPrefix(text, "unreferenced object") && !strings.HasPrefix(text, "** ") {
 		// Not printed by the kernel: a program's output is no complaint.
 		return
 	}

@@ -79,6 +79,7 @@ func TestScanTitles(t *testing.T) {
 		{"[    1.000000] BUG kmalloc-64 (Tainted: G  W ): Right Redzone overwritten", "slab kmalloc-64: Right Redzone overwritten"},
 		{"[    1.000000] sh invoked oom-killer: gfp_mask=0x100cca(GFP_HIGHUSER_MOVABLE), order=0", "out of memory: sh invoked oom-killer"},
 		{"unreferenced object 0xffff888009c10220 (size 96):", "unreferenced object of 96 bytes"},
+		{"** 17 printk messages dropped **", "printk messages dropped"},
 
 		// What is no complaint.
 		{"WARNING: a program's own", ""},

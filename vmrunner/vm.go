@@ -402,10 +402,10 @@ func (vm *VM) Times() Times {
 // Deadline scales a time that is right for a plain kernel on KVM to this guest.
 func (vm *VM) Deadline(d time.Duration) time.Duration { return d * time.Duration(vm.scale) }
 
-// scale: TCG runs a guest about 3 times slower where it matters (boot to ksmbd:
-// 0.8 s and 2.5 s); KASAN and lockdep cost another factor 20 in the boot (55 s) but
-// less later. The product is capped, so that a dead guest is not waited for
-// forever.
+// scale is 1 for a plain kernel on KVM. A debug kernel needs 55 s under TCG from
+// power-on to serving where a plain one needs 2.5 s, but is far less slow once up;
+// bootLimit leaves room for both. 15 at most, so that nobody waits long for a dead
+// guest.
 func scale(accel, config string) int {
 	n := 1
 	if accel != "kvm" {
