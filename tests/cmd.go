@@ -51,6 +51,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd)")
 	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
+	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
@@ -189,7 +190,7 @@ func Test(ctx context.Context, name string, o Options) error {
 	var out string
 	var results []*Result
 	err = j.Step("scenarios", func(s *job.Step) (err error) {
-		results, err = Run(ctx, server, scenarios, func(r *Result) { s.Progress("%s", r.Scenario.Name) })
+		results, err = RunTimes(ctx, server, scenarios, o.Repeat, func(r *Result) { s.Progress("%s", r.Scenario.Name) })
 		s.Note("%s", Count(results))
 		return err
 	})

@@ -40,7 +40,7 @@ func init() {
 		"rename":     {"rename NAME PATH PATH [-replace], or rename HANDLE PATH", "rename or move a file or a directory", rename},
 		"link":       {"link NAME PATH PATH", "give a file a second name", link},
 		"delete":     {"delete NAME PATH, or delete HANDLE", "delete a file or an empty directory; by handle it goes when the handle does", remove},
-		"set":        {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|change|keep|ea NAME VALUE|security|sparse", "change what is known about a file; change sets ChangeTime alone, keep sets nothing, security sets a DACL that allows everyone everything", set},
+		"set":        {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|change|keep|ea NAME VALUE|security|sparse|zeros", "change what is known about a file; change sets ChangeTime alone, keep sets nothing, security sets a DACL that allows everyone everything, zeros overwrites the first 16 bytes by FSCTL_SET_ZERO_DATA", set},
 		"explorer":   {"explorer NAME PATH [as HANDLE] [-filter F]", "enter a folder as Windows Explorer does: one compound of CREATE and a related CHANGE_NOTIFY of 2048 bytes with filter 0x15; handle and request have the same name", explorer},
 		"watch":      {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-wrong session|tree|structure] [-nowait]", "send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; wrong names a field of the request that is; the request is named after the handle", watch},
 		"compound":   {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE", compound},
@@ -445,6 +445,13 @@ func set(st *state, args []string) error {
 		access |= smb2.FILE_WRITE_DATA
 		do = func(ctx context.Context, f *client.File) error {
 			_, err := f.Tree.Control(ctx, f.ID, client.Control{Code: smb2.FSCTL_SET_SPARSE, Size: 0x10})
+			return err
+		}
+	case what == "zeros":
+		access |= smb2.FILE_WRITE_DATA
+		do = func(ctx context.Context, f *client.File) error {
+			// FileOffset 0 and BeyondFinalZero 16 (MS-FSCC 2.3.71).
+			_, err := f.Tree.Control(ctx, f.ID, client.Control{Code: smb2.FSCTL_SET_ZERO_DATA, Input: []byte{8: 16, 15: 0}, Size: 16})
 			return err
 		}
 	case what == "size" && len(rest) == 1:

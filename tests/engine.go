@@ -48,6 +48,8 @@ type Result struct {
 	// Messages are the same for programs.
 	Transcript string
 	Messages   [][]client.Entry
+
+	flaked bool // see RunTimes
 }
 
 // Failure is the step at which a scenario failed.
@@ -114,6 +116,34 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 	}
 	wg.Wait()
 	return results, ctx.Err()
+}
+
+// RunTimes is Run n times in a row. The result of a scenario is that of its first
+// time that is unlike the time before: one that does not always end in the same
+// way has failed.
+func RunTimes(ctx context.Context, server *Server, scenarios []*Scenario, n int, done func(*Result)) ([]*Result, error) {
+	first, err := Run(ctx, server, scenarios, done)
+	for time := 2; time <= n && err == nil; time++ {
+		var next []*Result
+		if next, err = Run(ctx, server, scenarios, done); err != nil {
+			break
+		}
+		for i, r := range next {
+			if r.Outcome == first[i].Outcome || first[i].flaked {
+				continue
+			}
+			if r.Outcome != Failed {
+				r = first[i]
+			}
+			if r.Failure == nil {
+				r.Failure = &Failure{Want: string(first[i].Outcome), Got: string(next[i].Outcome)}
+			}
+			r.Outcome, r.flaked = Failed, true
+			r.Failure.Got += fmt.Sprintf(" (time %d of %d ends in another way than the first)", time, n)
+			first[i] = r
+		}
+	}
+	return first, err
 }
 
 // makeFolders makes the folder of each scenario, before the first runs: one that

@@ -171,6 +171,19 @@ func TestFailures(t *testing.T) {
 		})
 	}
 
+	// A scenario that does not end in the same way each time fails.
+	s, err := parse("flaky", head+"# needs: shell\n\nserver '! test -e ../../once || exit 1; touch ../../once'\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := RunTimes(ctx, server, []*Scenario{s}, 3, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := results[0]; r.Outcome != Failed || !strings.HasSuffix(r.Failure.Got, "(time 2 of 3 ends in another way than the first)") {
+		t.Errorf("flaky: got %s, %+v", r.Outcome, r.Failure)
+	}
+
 	// A difference that is no more must be taken out of the head; a server
 	// without a shell skips.
 	noShell := *server

@@ -28,6 +28,7 @@ type Options struct {
 	Fragments []string // of the configuration; nil: what kconfigs takes
 	Scenarios []string // patterns; nil: all
 	Folder    string   // of the scenarios; "": those in the program
+	Repeat    int      // run the scenarios so often; 0: once
 	List      bool     // list the scenarios, run none
 	Accel     string   // kvm or tcg; "": what works
 	Alone     bool     // leave out the base without the series
@@ -302,9 +303,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*Scenario, out 
 	}
 	err = j.Step(k.step("scenarios"), func(s *job.Step) (err error) {
 		n := 0
-		k.result, err = Run(ctx, GuestServer(k.column.Server, k.vm), scenarios, func(*Result) {
+		k.result, err = RunTimes(ctx, GuestServer(k.column.Server, k.vm), scenarios, o.Repeat, func(*Result) {
 			n++
-			s.Progress("%d of %d", n, len(scenarios))
+			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
 		})
 		s.Note("%s", Count(k.result))
 		return err
