@@ -199,11 +199,13 @@ var compiled = regexp.MustCompile(`^  (CC|AS)( \[M\])? `)
 // compile builds the kernel and its modules and returns how many objects were
 // compiled.
 func (f *folder) compile(ctx context.Context, s *job.Step) (objects int, err error) {
-	about := ""
+	about, most := "", 0
 	_, err = os.Stat(filepath.Join(f.dir, "vmlinux"))
 	whole := errors.Is(err, os.ErrNotExist)
-	if n, err := os.ReadFile(f.expected); err == nil && whole {
-		about = fmt.Sprintf(" of about %s", strings.TrimSpace(string(n)))
+	if b, err := os.ReadFile(f.expected); err == nil && whole {
+		if most, _ = strconv.Atoi(strings.TrimSpace(string(b))); most > 0 {
+			about = fmt.Sprintf(" of about %d", most)
+		}
 	}
 	// Each target's output in one piece, so that an error keeps its lines.
 	c := f.make("--output-sync=target", "bzImage", "modules")
@@ -224,7 +226,7 @@ func (f *folder) compile(ctx context.Context, s *job.Step) (objects int, err err
 	switch {
 	case job.From(ctx).DryRun:
 		return 0, err
-	case err == nil && whole:
+	case err == nil && whole && objects > most: // one that goes on after an interrupt counts the rest only
 		if err := os.WriteFile(f.expected, []byte(strconv.Itoa(objects)+"\n"), 0o644); err != nil {
 			return 0, err
 		}
