@@ -3,6 +3,7 @@ package tests
 import (
 	"context"
 	"errors"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -209,6 +210,35 @@ func TestFailures(t *testing.T) {
 		if r := results[0]; r.Outcome != test.outcome || r.Reason != test.reason {
 			t.Errorf("%s: got %s, %q; want %s, %q", test.name, r.Outcome, r.Reason, test.outcome, test.reason)
 		}
+	}
+}
+
+// A server that is known by its address runs all but what needs a shell.
+func TestByAddress(t *testing.T) {
+	ctx := job.With(context.Background(), &job.Job{})
+	samba, stop, err := SambaServer(ctx)
+	if errors.Is(err, servers.ErrNoSamba) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	u := url.URL{Scheme: "smb", User: url.UserPassword(samba.User.User, samba.User.Password), Host: samba.Addr, Path: samba.Share}
+	server, err := AddressServer(u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Scenarios("", "close", "explorer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := Run(ctx, server, all, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := Count(results), "1 passed, 1 skipped"; got != want {
+		t.Errorf("got %s, want %s: %+v", got, want, results[0].Failure)
 	}
 }
 

@@ -24,7 +24,7 @@ func GuestServer(name string, vm *vmrunner.VM) *Server {
 		Other: client.Credentials{User: other.Name, Password: other.Password},
 		Scale: float64(vm.Deadline(time.Second)) / float64(time.Second),
 		Shell: func(ctx context.Context, folder, command string) error {
-			r, err := vm.Run(ctx, "cd "+job.Quote(strings.TrimSuffix(guestShare+"/"+folder, "/"))+" && "+command)
+			r, err := vm.Run(ctx, "set -e\ncd "+job.Quote(strings.TrimSuffix(guestShare+"/"+folder, "/"))+"\n"+command)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -168,12 +169,18 @@ func (o Options) plan(j *job.Job, base string, scenarios int) {
 // command is the command line that runs the same again.
 func (o Options) command() string {
 	words := []string{"kbuild-run", "run"}
+	if o.Alone {
+		words[1] = "test"
+	}
 	add := func(flag, value string) {
 		if value != "" {
 			words = append(words, flag, job.Quote(value))
 		}
 	}
 	add("--series", o.Series)
+	if o.Alone && o.Series == "" {
+		words = append(words, "--series", "''")
+	}
 	add("--base", o.Base)
 	add("--tree", o.Dir)
 	add("--config", strings.Join(o.Fragments, ","))
@@ -182,6 +189,9 @@ func (o Options) command() string {
 	}
 	add("--scenarios", o.Folder)
 	add("--accel", o.Accel)
+	if o.Repeat > 1 {
+		add("--repeat", strconv.Itoa(o.Repeat))
+	}
 	return strings.Join(words, " ")
 }
 
