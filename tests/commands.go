@@ -64,9 +64,23 @@ func Vocabulary() string {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(vocabulary)) {
 		c := vocabulary[name]
-		fmt.Fprintf(&b, "%s\n    %s\n", c.usage, c.help)
+		b.WriteString(fold(c.usage, "    ", "        ") + fold(c.help, "        ", "        "))
 	}
 	return b.String()
+}
+
+// fold breaks text into lines of 80 columns.
+func fold(text, first, next string) string {
+	var b strings.Builder
+	line := first
+	for _, word := range strings.Fields(text) {
+		if len(line)+len(word) > 79 && strings.TrimSpace(line) != "" {
+			b.WriteString(strings.TrimRight(line, " ") + "\n")
+			line = next
+		}
+		line += word + " "
+	}
+	return b.String() + strings.TrimRight(line, " ") + "\n"
 }
 
 // commands are the vocabulary for the script engine.
