@@ -16,9 +16,9 @@ help: ## this list
 run: setup ## set up the host, then the main job: what a client sees before and after the series
 	./kbuild-run --series notify
 
-test: kbuild-run ## set up the host, with Samba where that starts no server, then every test
+test: kbuild-run ## set up the host, with Samba where that starts no server, then the main job and every test
 	./kbuild-run setup --with smbclient,smbd,streams_xattr
-	./kbuild-run kernel build
+	./kbuild-run --series notify
 	go run ./tests/sum ./...
 
 setup: kbuild-run ## install what the host lacks
