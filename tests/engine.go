@@ -62,7 +62,14 @@ type Failure struct {
 }
 
 func (f *Failure) String() string {
-	return fmt.Sprintf("line %d: %s\nwant: %s\ngot:  %s", f.Line, f.Step, f.Want, f.Got)
+	what := "want: " + f.Want + "\ngot:  " + f.Got
+	switch {
+	case f.Line > 0:
+		return fmt.Sprintf("line %d: %s\n%s", f.Line, f.Step, what)
+	case f.Step != "":
+		return f.Step + "\n" + what
+	}
+	return what
 }
 
 // Mismatch is an error that says what a step wanted.
@@ -123,7 +130,7 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 // way has failed.
 func RunTimes(ctx context.Context, server *Server, scenarios []*Scenario, n int, done func(*Result)) ([]*Result, error) {
 	first, err := Run(ctx, server, scenarios, done)
-	for time := 2; time <= n && err == nil; time++ {
+	for turn := 2; turn <= n && err == nil; turn++ {
 		var next []*Result
 		if next, err = Run(ctx, server, scenarios, done); err != nil {
 			break
@@ -139,7 +146,7 @@ func RunTimes(ctx context.Context, server *Server, scenarios []*Scenario, n int,
 				r.Failure = &Failure{Want: string(first[i].Outcome), Got: string(next[i].Outcome)}
 			}
 			r.Outcome, r.flaked = Failed, true
-			r.Failure.Got += fmt.Sprintf(" (time %d of %d ends in another way than the first)", time, n)
+			r.Failure.Got += fmt.Sprintf(" (time %d of %d ends in another way than the first)", turn, n)
 			first[i] = r
 		}
 	}
