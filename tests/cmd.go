@@ -11,6 +11,7 @@ import (
 
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/scenario"
 )
 
 // Commands of this step: `kbuild-run run` and `kbuild-run test`.
@@ -95,7 +96,7 @@ func Command() *cobra.Command {
 A scenario is a text of commands, one a line. Its head says in comment lines what
 it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
 
-` + Vocabulary() + `
+` + scenario.Vocabulary() + `
 Every command takes -status STATUS_X: the server is to answer that.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Scenarios = append(o.Scenarios, args...)
@@ -164,7 +165,7 @@ func Test(ctx context.Context, name string, o Options) error {
 	if err != nil {
 		return job.Usage(err)
 	}
-	var server *Server
+	var server *scenario.Server
 	switch {
 	case name == "samba":
 		var stop func() error
@@ -188,10 +189,10 @@ func Test(ctx context.Context, name string, o Options) error {
 	}
 
 	var out string
-	var results []*Result
+	var results []*scenario.Result
 	err = j.Step("scenarios", func(s *job.Step) (err error) {
-		results, err = RunTimes(ctx, server, scenarios, o.Repeat, func(r *Result) { s.Progress("%s", r.Scenario.Name) })
-		s.Note("%s", Count(results))
+		results, err = scenario.RunTimes(ctx, server, scenarios, o.Repeat, func(r *scenario.Result) { s.Progress("%s", r.Scenario.Name) })
+		s.Note("%s", scenario.Count(results))
 		return err
 	})
 	if err != nil {
@@ -204,7 +205,7 @@ func Test(ctx context.Context, name string, o Options) error {
 			line += "  " + r.Reason
 		}
 		fmt.Fprintln(j.Out, line)
-		if r.Outcome != Failed {
+		if r.Outcome != scenario.Failed {
 			continue
 		}
 		failed++
@@ -214,11 +215,11 @@ func Test(ctx context.Context, name string, o Options) error {
 				return err
 			}
 		}
-		if err := r.evidence(filepath.Join(out, r.Scenario.Name)); err != nil {
+		if err := evidence(r, filepath.Join(out, r.Scenario.Name)); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintln(j.Out, Count(results))
+	fmt.Fprintln(j.Out, scenario.Count(results))
 	if failed > 0 {
 		return job.Failed(fmt.Errorf("test %s: %d of %d scenarios fail; the evidence is in %s", server.Name, failed, len(results), out))
 	}

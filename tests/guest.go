@@ -9,6 +9,7 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 	"kbuild-run/tests/client"
+	"kbuild-run/tests/scenario"
 	"kbuild-run/vmrunner"
 )
 
@@ -16,9 +17,9 @@ import (
 const guestShare = "/srv/share"
 
 // GuestServer is ksmbd in a VM.
-func GuestServer(name string, vm *vmrunner.VM) *Server {
+func GuestServer(name string, vm *vmrunner.VM) *scenario.Server {
 	user, other := rootfs.Users[0], rootfs.Users[1]
-	return &Server{
+	return &scenario.Server{
 		Name: name, Kind: "ksmbd", Addr: vm.Addr(445), Share: "share",
 		User:  client.Credentials{User: user.Name, Password: user.Password},
 		Other: client.Credentials{User: other.Name, Password: other.Password},

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"kbuild-run/tests/scenario"
 )
 
 //go:embed rules.tbl
@@ -35,7 +37,7 @@ func Rules() []Rule {
 
 // Cover prints each rule with the scenarios that name it, and returns those of
 // priority A and B that none names.
-func Cover(w io.Writer, scenarios []*Scenario) (uncovered []Rule, err error) {
+func Cover(w io.Writer, scenarios []*scenario.Scenario) (uncovered []Rule, err error) {
 	named := map[string][]string{}
 	for _, s := range scenarios {
 		for _, r := range s.Rules {

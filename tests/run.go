@@ -17,6 +17,7 @@ import (
 	"kbuild-run/rootfs"
 	"kbuild-run/tests/pcap"
 	"kbuild-run/tests/report"
+	"kbuild-run/tests/scenario"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
 )
@@ -42,7 +43,7 @@ type Options struct {
 var pending = map[string]bool{"v7.3": true}
 
 // needsSeries says whether s must fail on the base without the series.
-func (s *Scenario) needsSeries(base string) bool {
+func needsSeries(s *scenario.Scenario, base string) bool {
 	return s.Has("notify") || s.Has("pending") && !pending[base]
 }
 
@@ -56,7 +57,7 @@ type kernel struct {
 	image   *rootfs.Image
 	column  report.Column
 	vm      *vmrunner.VM
-	result  []*Result
+	result  []*scenario.Result
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -128,11 +129,11 @@ func Main(ctx context.Context, o Options) error {
 		r.Columns = append(r.Columns, k.column)
 	}
 	for i, s := range scenarios {
-		row := report.Scenario{Name: s.Name, Shows: s.Shows, Sections: s.Sections, NeedsSeries: s.needsSeries(last.tree.Base)}
+		row := report.Scenario{Name: s.Name, Shows: s.Shows, Sections: s.Sections, NeedsSeries: needsSeries(s, last.tree.Base)}
 		for _, k := range kernels {
 			result := report.Result{}
 			if i < len(k.result) && k.result[i] != nil {
-				if result, err = k.result[i].report(row.NeedsSeries && k.role == report.Before, out, string(k.role)); err != nil {
+				if result, err = cell(k.result[i], row.NeedsSeries && k.role == report.Before, out, string(k.role)); err != nil {
 					return err
 				}
 			}
@@ -283,7 +284,7 @@ func (k *kernel) build(ctx context.Context, o Options) (err error) {
 
 // run boots the guest and runs the scenarios. What goes wrong with the guest is
 // a finding, and goes into the column; the error is what is wrong with us.
-func (k *kernel) run(ctx context.Context, o Options, scenarios []*Scenario, out string) error {
+func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scenario, out string) error {
 	j := job.From(ctx)
 	dir := filepath.Join(out, string(k.role))
 	err := j.Step(k.step("boot"), func(s *job.Step) (err error) {
@@ -313,11 +314,11 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*Scenario, out 
 	}
 	err = j.Step(k.step("scenarios"), func(s *job.Step) (err error) {
 		n := 0
-		k.result, err = RunTimes(ctx, GuestServer(k.column.Server, k.vm), scenarios, o.Repeat, func(*Result) {
+		k.result, err = scenario.RunTimes(ctx, GuestServer(k.column.Server, k.vm), scenarios, o.Repeat, func(*scenario.Result) {
 			n++
 			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
 		})
-		s.Note("%s", Count(k.result))
+		s.Note("%s", scenario.Count(k.result))
 		return err
 	})
 	switch died := k.vm.Err(); {
@@ -348,38 +349,21 @@ func (k *kernel) stop(ctx context.Context) error {
 	return err
 }
 
-// Count says how many scenarios ended in which way.
-func Count(results []*Result) string {
-	n := map[Outcome]int{}
-	for _, r := range results {
-		if r != nil {
-			n[r.Outcome]++
-		}
-	}
-	var words []string
-	for _, o := range []Outcome{Passed, Failed, Differs, Skipped} {
-		if n[o] > 0 {
-			words = append(words, fmt.Sprintf("%d %s", n[o], o))
-		}
-	}
-	return strings.Join(words, ", ")
-}
-
-// report is the result as a cell of the report. Unless it had to fail, a failure
+// cell is the result as a cell of the report. Unless it had to fail, a failure
 // leaves a folder below out with its evidence.
-func (r *Result) report(mustFail bool, out, column string) (report.Result, error) {
+func cell(r *scenario.Result, mustFail bool, out, column string) (report.Result, error) {
 	c := report.Result{Time: r.Time, Reason: r.Reason}
 	switch r.Outcome {
-	case Passed:
+	case scenario.Passed:
 		c.Status = report.Passed
-	case Skipped:
+	case scenario.Skipped:
 		c.Status = report.Skipped
-	case Differs:
+	case scenario.Differs:
 		c.Status = report.Skipped
 		if mustFail {
 			c.Status = report.Failed
 		}
-	case Failed:
+	case scenario.Failed:
 		c.Status = report.Failed
 	}
 	if r.Failure == nil {
@@ -392,15 +376,15 @@ func (r *Result) report(mustFail bool, out, column string) (report.Result, error
 	if mustFail {
 		return c, nil
 	}
-	if r.Outcome == Failed && len(r.Failure.Last) > 0 {
+	if r.Outcome == scenario.Failed && len(r.Failure.Last) > 0 {
 		c.Reason += "\nlast messages:\n" + strings.Join(r.Failure.Last, "\n")
 	}
 	c.Folder = filepath.Join(column, r.Scenario.Name)
-	return c, r.evidence(filepath.Join(out, c.Folder))
+	return c, evidence(r, filepath.Join(out, c.Folder))
 }
 
 // evidence writes what there is about a failure.
-func (r *Result) evidence(dir string) error {
+func evidence(r *scenario.Result, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}

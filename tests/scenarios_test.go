@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/scenario"
 	"kbuild-run/tests/servers"
 )
 
@@ -36,18 +37,18 @@ func TestScenariosOnSamba(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	results, err := Run(ctx, server, all, nil)
+	results, err := scenario.Run(ctx, server, all, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range results {
 		t.Run(r.Scenario.Name, func(t *testing.T) {
 			switch r.Outcome {
-			case Skipped:
+			case scenario.Skipped:
 				t.Skip(r.Reason)
-			case Differs:
+			case scenario.Differs:
 				t.Skipf("Samba differs: %s\n%v", r.Reason, r.Failure)
-			case Failed:
+			case scenario.Failed:
 				t.Errorf("%v\n%s", r.Failure, strings.Join(r.Failure.Last, "\n"))
 			}
 			t.Logf("%v", r.Time)

@@ -1,4 +1,4 @@
-package tests
+package scenario
 
 import (
 	"context"
@@ -426,4 +426,21 @@ func (st *state) path(p string) string {
 func (st *state) answer() (context.Context, context.CancelFunc) {
 	d := st.server.deadline(st.patience)
 	return context.WithTimeoutCause(st.ctx, d, fmt.Errorf("nothing came for %v", d))
+}
+
+// Count says how many scenarios ended in which way.
+func Count(results []*Result) string {
+	n := map[Outcome]int{}
+	for _, r := range results {
+		if r != nil {
+			n[r.Outcome]++
+		}
+	}
+	var words []string
+	for _, o := range []Outcome{Passed, Failed, Differs, Skipped} {
+		if n[o] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", n[o], o))
+		}
+	}
+	return strings.Join(words, ", ")
 }

@@ -1,19 +1,18 @@
-package tests
+// Package scenario runs scenarios: a script and a server go in, what came out of
+// it goes out.
+//
+// A script is a text of commands, one a line, that people who know SMB read and
+// write; see Vocabulary. It is run by testscript with commands of ours.
+package scenario
 
 import (
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
-
-//go:embed scenarios/*.txt
-var embedded embed.FS
 
 // Scenario is a script and what its head says.
 //
@@ -52,16 +51,10 @@ func (s *Scenario) Has(what string) bool { return slices.Contains(s.Needs, what)
 // reported is the scenario of the report that the notify series answers.
 const reported = "explorer"
 
-// Scenarios returns the scenarios whose name matches one of the patterns
-// (path.Match), sorted by name but for the reported one; without a pattern all. A
-// non-empty dir is read instead of those in the program.
-func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
-	var fsys fs.FS = embedded
-	root := "scenarios"
-	if dir != "" {
-		fsys, root = os.DirFS(dir), "."
-	}
-	entries, err := fs.ReadDir(fsys, root)
+// Load returns the scenarios of a folder whose name matches one of the patterns
+// (path.Match), sorted by name but for the reported one; without a pattern all.
+func Load(fsys fs.FS, patterns ...string) ([]*Scenario, error) {
+	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, err
 	}
@@ -74,13 +67,13 @@ func Scenarios(dir string, patterns ...string) ([]*Scenario, error) {
 		if !matches(name, patterns) {
 			continue
 		}
-		text, err := fs.ReadFile(fsys, path.Join(root, e.Name()))
+		text, err := fs.ReadFile(fsys, e.Name())
 		if err != nil {
 			return nil, err
 		}
-		s, err := parse(name, string(text))
+		s, err := Parse(name, string(text))
 		if err != nil {
-			return nil, fmt.Errorf("read scenario %s: %w", filepath.Join(dir, e.Name()), err)
+			return nil, fmt.Errorf("read scenario %s: %w", e.Name(), err)
 		}
 		all = append(all, s)
 	}
@@ -109,8 +102,8 @@ func matches(name string, patterns []string) bool {
 	return len(patterns) == 0
 }
 
-// parse reads the head of a scenario: the comment lines it begins with.
-func parse(name, text string) (*Scenario, error) {
+// Parse reads a scenario. Its head are the comment lines it begins with.
+func Parse(name, text string) (*Scenario, error) {
 	s := &Scenario{Name: name, Text: text, Differs: map[string]string{}}
 	var words []string
 	last := "" // the key that an indented line continues

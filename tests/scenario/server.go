@@ -1,0 +1,51 @@
+package scenario
+
+import (
+	"context"
+	"time"
+
+	"kbuild-run/tests/client"
+)
+
+// Server is where scenarios run: a share, and who may log in.
+type Server struct {
+	Name  string // in words: "samba", "Linux 6.12.117 notify"
+	Kind  string // "ksmbd", "samba", "smb"
+	Addr  string // host:port
+	Share string
+	User  client.Credentials
+	Other client.Credentials // a second user; no User: there is none
+
+	NoStreams bool // named streams do not work
+
+	// Shell runs a command as a local process of the server, in a folder below
+	// the share's; nil: the server has no shell for us.
+	Shell func(ctx context.Context, folder, command string) error
+
+	// Settle waits until a watch that the server has answered with
+	// STATUS_PENDING is armed; nil: it is when the answer comes.
+	Settle func(ctx context.Context) error
+
+	// WithShell is the server to take for scenarios that need a shell; nil:
+	// this one.
+	WithShell *Server
+
+	// Scale stretches waits on a slow server; 0: 1.
+	Scale float64
+}
+
+// deadline is d on this server.
+func (s *Server) deadline(d time.Duration) time.Duration {
+	if s.Scale <= 1 {
+		return d
+	}
+	return time.Duration(float64(d) * s.Scale)
+}
+
+// forScenario is the server that runs s.
+func (s *Server) forScenario(scenario *Scenario) *Server {
+	if s.WithShell != nil && scenario.Has("shell") {
+		return s.WithShell
+	}
+	return s
+}
