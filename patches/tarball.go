@@ -38,8 +38,8 @@ var unreachable sync.Map // host -> error
 func (src source) fromTarball(ctx context.Context, s *job.Step, dir, tree string) (from string, err error) {
 	name := path.Base(src.Tarball)
 	file := filepath.Join(dir, name)
-	if dry(ctx, fmt.Sprintf("curl -fo %s %s && curl -f %s/sha256sums.asc | (cd %s && sha256sum -c --ignore-missing)",
-		job.Quote(file), src.Tarball, path.Dir(src.Tarball), job.Quote(dir))) {
+	if dry(ctx, fmt.Sprintf("curl -fo %s %s && curl -f %s | (cd %s && sha256sum -c --ignore-missing)",
+		job.Quote(file), src.Tarball, sums(src.Tarball), job.Quote(dir))) {
 		return name, untar(ctx, s, file, tree)
 	}
 	want, err := published(ctx, src.Tarball)
@@ -57,10 +57,14 @@ func (src source) fromTarball(ctx context.Context, s *job.Step, dir, tree string
 	return name, untar(ctx, s, file, tree)
 }
 
+// sums is the address of the checksums that are published beside a tarball.
+func sums(tarball string) string {
+	return strings.TrimSuffix(tarball, path.Base(tarball)) + "sha256sums.asc"
+}
+
 // published returns the sha256 that the folder of a tarball publishes for it.
 func published(ctx context.Context, tarball string) (string, error) {
-	sums := strings.TrimSuffix(tarball, path.Base(tarball)) + "sha256sums.asc"
-	r, err := get(ctx, sums)
+	r, err := get(ctx, sums(tarball))
 	if err != nil {
 		return "", err
 	}
@@ -72,9 +76,9 @@ func published(ctx context.Context, tarball string) (string, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return "", fmt.Errorf("read %s: %w", sums, err)
+		return "", fmt.Errorf("read %s: %w", sums(tarball), err)
 	}
-	return "", fmt.Errorf("read %s: %s is not in it", sums, path.Base(tarball))
+	return "", fmt.Errorf("read %s: %s is not in it", sums(tarball), path.Base(tarball))
 }
 
 // download writes what is at address to file and returns its sha256.
