@@ -16,11 +16,11 @@ import (
 // guestShare is where rootfs/files/ksmbd.conf has the share.
 const guestShare = "/srv/share"
 
-// GuestServer is ksmbd in a VM.
-func GuestServer(name string, vm *vmrunner.VM) *scenario.Server {
+// GuestServer is ksmbd in a VM, of the kernel that base names.
+func GuestServer(name, base string, vm *vmrunner.VM) *scenario.Server {
 	user, other := rootfs.Users[0], rootfs.Users[1]
 	return &scenario.Server{
-		Name: name, Kind: "ksmbd", Addr: vm.Addr(445), Share: "share",
+		Name: name, Kind: "ksmbd", Version: base, Addr: vm.Addr(445), Share: "share",
 		User:  client.Credentials{User: user.Name, Password: user.Password},
 		Other: client.Credentials{User: other.Name, Password: other.Password},
 		Scale: float64(vm.Deadline(time.Second)) / float64(time.Second),

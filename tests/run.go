@@ -314,7 +314,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	}
 	err = j.Step(k.step("scenarios"), func(s *job.Step) (err error) {
 		n := 0
-		k.result, err = scenario.RunTimes(ctx, GuestServer(k.column.Server, k.vm), scenarios, o.Repeat, func(*scenario.Result) {
+		k.result, err = scenario.RunTimes(ctx, GuestServer(k.column.Server, k.tree.Base, k.vm), scenarios, o.Repeat, func(*scenario.Result) {
 			n++
 			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
 		})

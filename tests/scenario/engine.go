@@ -227,7 +227,7 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 	ctx, cancel := context.WithTimeoutCause(ctx, server.deadline(scenarioWait), errors.New("the scenario takes too long"))
 	defer cancel()
 	patience := answerWait
-	if s.Differs[server.Kind] != "" {
+	if s.differs(server) != "" {
 		patience = missingWait
 	}
 	st := &state{ctx: ctx, server: server, folder: folder, patience: patience, peers: map[string]*peer{}, files: map[string]*client.File{}, requests: map[string]*request{}, settled: map[*client.File]bool{}}
@@ -269,7 +269,7 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 	for _, p := range st.order {
 		r.Messages = append(r.Messages, p.conn.Transcript())
 	}
-	if differs := s.Differs[server.Kind]; differs != "" {
+	if differs := s.differs(server); differs != "" {
 		r.Reason = differs
 		switch r.Outcome {
 		case Failed:

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -30,9 +31,18 @@ type Scenario struct {
 	Needs    []string // see Needs
 	Text     string
 
-	// Differs says, by kind of server (samba, ksmbd), what that server is known
-	// to do instead: there the scenario must fail.
+	// Differs says, by kind of server ("samba", "ksmbd") or by kind and version
+	// ("ksmbd v6.12"), what that server is known to do instead: there the
+	// scenario must fail.
 	Differs map[string]string
+}
+
+// differs says what server is known to do instead of what the scenario wants.
+func (s *Scenario) differs(server *Server) string {
+	if d := s.Differs[server.Kind+" "+server.Version]; d != "" {
+		return d
+	}
+	return s.Differs[server.Kind]
 }
 
 // Needs are what a scenario may need, with their meanings.
@@ -102,6 +112,9 @@ func matches(name string, patterns []string) bool {
 	return len(patterns) == 0
 }
 
+// known are the servers that a head may name, for all versions or for one.
+var known = regexp.MustCompile(`^(samba|ksmbd)( v[0-9.]+)?$`)
+
 // Parse reads a scenario. Its head are the comment lines it begins with.
 func Parse(name, text string) (*Scenario, error) {
 	s := &Scenario{Name: name, Text: text, Differs: map[string]string{}}
@@ -123,7 +136,7 @@ func Parse(name, text string) (*Scenario, error) {
 			s.Differs[last] += " " + line
 		case ok && key == "sections":
 			s.Sections, last = value, key
-		case ok && (key == "samba" || key == "ksmbd"):
+		case ok && known.MatchString(key):
 			s.Differs[key], last = value, key
 		case ok && key == "rules":
 			s.Rules, last = strings.Fields(value), ""

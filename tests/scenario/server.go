@@ -16,6 +16,10 @@ type Server struct {
 	User  client.Credentials
 	Other client.Credentials // a second user; no User: there is none
 
+	// Version is what scenarios call the server's: the base of a kernel,
+	// "v6.12"; "": they know no difference between versions.
+	Version string
+
 	NoStreams bool // named streams do not work
 
 	// Shell runs a command as a local process of the server, in a folder below
