@@ -70,6 +70,8 @@ var Needs = []Need{
 	{Name: "streams_xattr", Step: "tests", For: "Samba's module for named streams", Optional: true,
 		Files:  []string{"/usr/lib/x86_64-linux-gnu/samba/vfs/streams_xattr.so", "/usr/lib64/samba/vfs/streams_xattr.so"},
 		Debian: "samba-vfs-modules", Fedora: "samba", SUSE: "samba"},
+	{Name: "tshark", Step: "gen", For: "a second opinion on what decode reads", Optional: true,
+		Ask: []string{"--version"}, Debian: "tshark", Fedora: "wireshark-cli", SUSE: "wireshark"},
 	{Name: "python3", Step: "patches", For: "kernel-doc of Linux 7.x in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "python3", Fedora: "python3", SUSE: "python3"},
 	{Name: "sparse", Step: "patches", For: "C=1 in series check", Optional: true,
