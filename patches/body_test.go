@@ -1,0 +1,62 @@
+package patches
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// The notify series of all bases share their body: what is in files of their own
+// must be the same to the byte, so that a fault is mended once.
+func TestBody(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip("git is not installed")
+	}
+	files := []string{"fs/smb/server/notify.c", "fs/smb/server/notify.h"}
+	body := func(base string) map[string][]byte {
+		s, err := FindSeries("notify", base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		for _, m := range s.Mails {
+			args := []string{"apply", "--allow-empty"}
+			for _, f := range files {
+				args = append(args, "--include="+f)
+			}
+			git := exec.Command("git", args...)
+			git.Dir, git.Stdin = dir, bytes.NewReader(m.Text)
+			git.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+			if out, err := git.CombinedOutput(); err != nil {
+				t.Fatalf("apply %s of %s: %v\n%s", m.Name, base, err, out)
+			}
+		}
+		got := map[string][]byte{}
+		for _, f := range files {
+			b, err := os.ReadFile(filepath.Join(dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[f] = b
+		}
+		return got
+	}
+	list, err := List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases := list["notify"]
+	if len(bases) < 2 {
+		t.Fatalf("the notify series is kept for %v, want two bases", bases)
+	}
+	want := body(bases[0])
+	for _, base := range bases[1:] {
+		for f, b := range body(base) {
+			if !bytes.Equal(b, want[f]) {
+				t.Errorf("%s of %s and of %s differ", f, base, bases[0])
+			}
+		}
+	}
+}
