@@ -27,7 +27,7 @@ type Scenario struct {
 	Name     string
 	Shows    string   // one sentence
 	Sections string   // what it rests on
-	Rules    []string // of notify-semantics.md
+	Rules    []string // ids of tests/rules.tbl
 	Needs    []string // see Needs
 	Text     string
 
