@@ -11,9 +11,7 @@ import (
 // The notify series of all bases share their body: what is in files of their own
 // must be the same to the byte, so that a fault is mended once.
 func TestBody(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("git is not installed")
-	}
+	needGit(t)
 	files := []string{"fs/smb/server/notify.c", "fs/smb/server/notify.h"}
 	body := func(base string) map[string][]byte {
 		s, err := FindSeries("notify", base)
@@ -21,18 +19,7 @@ func TestBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		dir := t.TempDir()
-		for _, m := range s.Mails {
-			args := []string{"apply", "--allow-empty"}
-			for _, f := range files {
-				args = append(args, "--include="+f)
-			}
-			git := exec.Command("git", args...)
-			git.Dir, git.Stdin = dir, bytes.NewReader(m.Text)
-			git.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
-			if out, err := git.CombinedOutput(); err != nil {
-				t.Fatalf("apply %s of %s: %v\n%s", m.Name, base, err, out)
-			}
-		}
+		applyOnly(t, s, dir, files...)
 		got := map[string][]byte{}
 		for _, f := range files {
 			b, err := os.ReadFile(filepath.Join(dir, f))
@@ -57,6 +44,23 @@ func TestBody(t *testing.T) {
 			if !bytes.Equal(b, want[f]) {
 				t.Errorf("%s of %s and of %s differ", f, base, bases[0])
 			}
+		}
+	}
+}
+
+// applyOnly applies what the series does to the files of those patterns in dir.
+func applyOnly(t *testing.T, s *Series, dir string, patterns ...string) {
+	t.Helper()
+	args := []string{"apply", "--allow-empty"}
+	for _, p := range patterns {
+		args = append(args, "--include="+p)
+	}
+	for _, m := range s.Mails {
+		git := exec.Command("git", args...)
+		git.Dir, git.Stdin = dir, bytes.NewReader(m.Text)
+		git.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir))
+		if out, err := git.CombinedOutput(); err != nil {
+			t.Fatalf("apply %s of %s: %v\n%s", m.Name, s.Base, err, out)
 		}
 	}
 }
