@@ -164,7 +164,9 @@ func (f *folder) configure(ctx context.Context, s *job.Step, want []line) error 
 		return err
 	}
 	if lost := c.lost(want); len(lost) > 0 {
-		return fmt.Errorf("configure the kernel: %w", lostError(f.tree, c, lost))
+		if err := lostError(f.tree, c, lost); err != nil {
+			return fmt.Errorf("configure the kernel: %w", err)
+		}
 	}
 	return os.WriteFile(f.stamp(), []byte(f.t.Commit+" "+f.configKey(want)), 0o644)
 }

@@ -19,8 +19,9 @@ func Command() *cobra.Command {
 		Short: "build a kernel, or show its config",
 		Long: `Kernel configures and builds the kernel of a base, with or without a series.
 
-A config is merged from fragments: those built in (` + strings.Join(Fragments(), ", ") + `) or files of yours. Options
-that only one base has lie in NAME.BASE.config beside NAME.config.`,
+A config is merged from fragments: those built in (` + strings.Join(Fragments(), ", ") + `) or files of yours.
+Options that only one base has lie in NAME.BASE.config beside NAME.config. A fragment that stands on
+others names them in a comment: "# needs: base". Behind an option that a tree may lack stands "# if known".`,
 	}
 	c.AddCommand(buildCommand(), configCommand())
 	return c
@@ -36,7 +37,7 @@ func (f *flags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.tree.Series, "series", "", "apply the series `NAME` (default none)")
 	c.Flags().StringVar(&f.tree.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
 	c.Flags().StringVar(&f.tree.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
-	c.Flags().StringSliceVar(&f.fragments, "config", []string{"base", "ksmbd"}, "`FRAGMENTS` to merge, names or files")
+	c.Flags().StringSliceVar(&f.fragments, "config", Default, "`FRAGMENTS` to merge, names or files")
 }
 
 func buildCommand() *cobra.Command {

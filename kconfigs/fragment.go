@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"kbuild-run/patches/job"
@@ -25,6 +26,7 @@ type line struct {
 	no    int
 	name  string // "SMB_SERVER"
 	value string // as in .config: y, m, n, 64, "text"
+	maybe bool   // a tree that does not know the option does without
 }
 
 func (l line) at() string { return fmt.Sprintf("%s:%d", l.file, l.no) }
@@ -49,17 +51,21 @@ func Fragments() []string {
 	return names
 }
 
-// load reads the fragments for a base. A name with a slash or the ending
-// ".config" is a file of the user's. Options that only some bases have lie in
-// NAME.BASE.config, which is read after NAME.config.
-func load(names []string, base string) ([]line, error) {
-	var all []line
-	for _, name := range names {
+// load reads the fragments for a base, and before each the ones it names in a
+// comment "# needs: NAME ...". A name with a slash or the ending ".config" is a
+// file of the user's. Options that only some bases have lie in NAME.BASE.config,
+// which is read after NAME.config. It returns the names of all that it read.
+func load(names []string, base string) (read []string, all []line, err error) {
+	var one func(name string) error
+	one = func(name string) error {
+		if slices.Contains(read, name) {
+			return nil
+		}
 		var files [][2]string // name, text
 		if strings.Contains(name, "/") || strings.HasSuffix(name, ".config") {
 			text, err := os.ReadFile(name)
 			if err != nil {
-				return nil, job.Usage(fmt.Errorf("read fragment: %w", err))
+				return job.Usage(fmt.Errorf("read fragment: %w", err))
 			}
 			files = append(files, [2]string{name, string(text)})
 			special := strings.TrimSuffix(name, ".config") + "." + base + ".config"
@@ -69,7 +75,7 @@ func load(names []string, base string) ([]line, error) {
 		} else {
 			text, err := fs.ReadFile(embedded, name+".config")
 			if err != nil || strings.Contains(name, ".") {
-				return nil, job.Usage(fmt.Errorf("find fragment %s: there is %s", name, strings.Join(Fragments(), ", ")))
+				return job.Usage(fmt.Errorf("find fragment %s: there is %s", name, strings.Join(Fragments(), ", ")))
 			}
 			files = append(files, [2]string{name + ".config", string(text)})
 			special := path.Base(name) + "." + base + ".config"
@@ -77,31 +83,47 @@ func load(names []string, base string) ([]line, error) {
 				files = append(files, [2]string{special, string(text)})
 			}
 		}
+		if m := needsLine.FindStringSubmatch(files[0][1]); m != nil {
+			for _, n := range strings.Fields(m[1]) {
+				if err := one(n); err != nil {
+					return err
+				}
+			}
+		}
+		read = append(read, name)
 		for _, f := range files {
 			lines, err := parse(f[0], []byte(f[1]))
 			if err != nil {
-				return nil, err
+				return err
 			}
 			all = append(all, lines...)
 		}
+		return nil
 	}
-	return all, nil
+	for _, name := range names {
+		if err := one(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	return read, all, nil
 }
 
 var (
-	setLine   = regexp.MustCompile(`^CONFIG_([A-Za-z0-9_]+)=(y|m|n|-?[0-9]+|0[xX][0-9a-fA-F]+|"(?:[^"\\]|\\.)*")$`)
+	needsLine = regexp.MustCompile(`(?m)^# needs: (.*)$`)
+	setLine   = regexp.MustCompile(`^CONFIG_([A-Za-z0-9_]+)=(y|m|n|-?[0-9]+|0[xX][0-9a-fA-F]+|"(?:[^"\\]|\\.)*")( # if known)?$`)
 	unsetLine = regexp.MustCompile(`^# CONFIG_([A-Za-z0-9_]+) is not set$`)
 )
 
-// parse reads a fragment, a text in the form of .config.
+// parse reads a fragment, a text in the form of .config. Behind an option that
+// not every tree has, a series' own for example, stands "# if known".
 func parse(file string, text []byte) (lines []line, err error) {
 	in := bufio.NewScanner(bytes.NewReader(text))
 	for no := 1; in.Scan(); no++ {
 		l := strings.TrimSpace(in.Text())
 		if m := setLine.FindStringSubmatch(l); m != nil {
-			lines = append(lines, line{file, no, m[1], m[2]})
+			lines = append(lines, line{file, no, m[1], m[2], m[3] != ""})
 		} else if m := unsetLine.FindStringSubmatch(l); m != nil {
-			lines = append(lines, line{file, no, m[1], "n"})
+			lines = append(lines, line{file: file, no: no, name: m[1], value: "n"})
 		} else if l != "" && l[0] != '#' {
 			return nil, fmt.Errorf("read %s:%d: %q is no option; write CONFIG_NAME=value or # CONFIG_NAME is not set", file, no, l)
 		}
@@ -172,11 +194,15 @@ func (c config) lost(lines []line) (lost []line) {
 	return lost
 }
 
-// lostError says of each lost option why Kconfig changed it.
+// lostError says of each lost option why Kconfig changed it. It is nil when all
+// of them may be lost.
 func lostError(tree string, c config, lost []line) error {
 	k, err := readKconfig(os.DirFS(tree), "x86")
 	var errs []error
 	for _, l := range lost {
+		if err == nil && l.maybe && !k.knows(l.name) {
+			continue
+		}
 		text := fmt.Sprintf("%s: %s is lost: it is %s", l.at(), l, c.get(l.name))
 		if err == nil {
 			for _, why := range k.why(l, c) {
@@ -185,7 +211,7 @@ func lostError(tree string, c config, lost []line) error {
 		}
 		errs = append(errs, errors.New(text))
 	}
-	if err != nil {
+	if err != nil && len(lost) > 0 {
 		errs = append(errs, fmt.Errorf("read Kconfig: %w", err))
 	}
 	return errors.Join(errs...)

@@ -196,11 +196,14 @@ func uncomment(l string) string {
 	return l
 }
 
+// knows says whether a Kconfig file defines an option.
+func (k kconfig) knows(name string) bool { return k[name] != nil && len(k[name].places) > 0 }
+
 // why explains a lost line, a sentence a string.
 func (k kconfig) why(l line, c config) []string {
 	o := k[l.name]
 	switch {
-	case o == nil || len(o.places) == 0:
+	case !k.knows(l.name):
 		return []string{"no Kconfig file of this kernel knows " + l.name}
 	case rank(l.value) < rank(c.get(l.name)):
 		var by []string
@@ -258,7 +261,7 @@ func (k kconfig) unmet(name string, c config, seen map[string]bool) (why []strin
 		}
 	}
 	for _, s := range next {
-		if k[s] == nil || len(k[s].places) == 0 {
+		if !k.knows(s) {
 			why = append(why, "no Kconfig file of this kernel knows "+s)
 			continue
 		}

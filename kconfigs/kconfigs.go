@@ -35,9 +35,12 @@ type Kernel struct {
 	Config  string // the whole .config
 }
 
+// Default are the fragments of a kernel when none are named.
+var Default = []string{"base", "ksmbd"}
+
 // Options of Build.
 type Options struct {
-	Fragments []string // names, or files of the user's; nil: base, ksmbd
+	Fragments []string // names, or files of the user's; nil: Default
 }
 
 // recipe is part of every key. Raise it when the same tree, fragments and
@@ -89,9 +92,9 @@ func Build(ctx context.Context, s *job.Step, t *patches.Tree, o Options) (*Kerne
 // request returns the fragments and what they ask for.
 func (o Options) request(base string) (names []string, want []line, err error) {
 	if names = o.Fragments; names == nil {
-		names = []string{"base", "ksmbd"}
+		names = Default
 	}
-	all, err := load(names, base)
+	names, all, err := load(names, base)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,11 +18,12 @@ func TestParse(t *testing.T) {
 		want []line
 		err  string
 	}{
-		{"CONFIG_A=y\n", []line{{"f", 1, "A", "y"}}, ""},
-		{"# words\n\n  CONFIG_A=m  \n", []line{{"f", 3, "A", "m"}}, ""},
-		{"# CONFIG_A is not set\nCONFIG_B=n\n", []line{{"f", 1, "A", "n"}, {"f", 2, "B", "n"}}, ""},
+		{"CONFIG_A=y\n", []line{{"f", 1, "A", "y", false}}, ""},
+		{"# words\n\n  CONFIG_A=m  \n", []line{{"f", 3, "A", "m", false}}, ""},
+		{"# CONFIG_A is not set\nCONFIG_B=n\n", []line{{"f", 1, "A", "n", false}, {"f", 2, "B", "n", false}}, ""},
 		{"CONFIG_N=-64\nCONFIG_H=0xfF\nCONFIG_S=\"a \\\"b\\\"\"\n",
-			[]line{{"f", 1, "N", "-64"}, {"f", 2, "H", "0xfF"}, {"f", 3, "S", `"a \"b\""`}}, ""},
+			[]line{{"f", 1, "N", "-64", false}, {"f", 2, "H", "0xfF", false}, {"f", 3, "S", `"a \"b\""`, false}}, ""},
+		{"CONFIG_A=m # if known\n", []line{{"f", 1, "A", "m", true}}, ""},
 		{"CONFIG_A=y\nCONFIG_B=yes\n", nil, `read f:2: "CONFIG_B=yes" is no option; write CONFIG_NAME=value or # CONFIG_NAME is not set`},
 		{"A=y\n", nil, `read f:1: "A=y" is no option; write CONFIG_NAME=value or # CONFIG_NAME is not set`},
 		{"CONFIG_A=y # why\n", nil, `read f:1: "CONFIG_A=y # why" is no option; write CONFIG_NAME=value or # CONFIG_NAME is not set`},
@@ -42,12 +43,12 @@ func errText(err error) string {
 }
 
 func TestMerge(t *testing.T) {
-	a := []line{{"a.config", 1, "A", "y"}, {"a.config", 2, "B", "m"}}
-	got, err := merge(append(a, line{"b.config", 7, "A", "y"}))
+	a := []line{{"a.config", 1, "A", "y", false}, {"a.config", 2, "B", "m", false}}
+	got, err := merge(append(a, line{"b.config", 7, "A", "y", false}))
 	if err != nil || !reflect.DeepEqual(got, a) {
 		t.Errorf("got %v, %v; want %v", got, err, a)
 	}
-	_, err = merge(append(a, line{"b.config", 7, "A", "n"}, line{"b.config", 8, "B", "y"}))
+	_, err = merge(append(a, line{"b.config", 7, "A", "n", false}, line{"b.config", 8, "B", "y", false}))
 	const want = "merge fragments: b.config:7: # CONFIG_A is not set contradicts a.config:1: CONFIG_A=y\n" +
 		"merge fragments: b.config:8: CONFIG_B=y contradicts a.config:2: CONFIG_B=m"
 	if errText(err) != want {
@@ -55,15 +56,17 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// All fragments built in agree with each other on every base.
+// Each fragment built in agrees on every base with those it needs.
 func TestFragments(t *testing.T) {
 	for _, b := range patches.Bases() {
-		lines, err := load([]string{"base", "ksmbd"}, b.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := merge(lines); err != nil {
-			t.Errorf("%s: %v", b.Name, err)
+		for _, name := range Fragments() {
+			_, lines, err := load([]string{name}, b.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := merge(lines); err != nil {
+				t.Errorf("%s for %s: %v", name, b.Name, err)
+			}
 		}
 	}
 	files, _ := filepath.Glob("*.config")
@@ -94,14 +97,29 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	for base, want := range map[string]string{"v6.12": "CONFIG_A=y\nCONFIG_B=y\n", "v7.3": "CONFIG_A=y\n"} {
-		lines, err := load([]string{mine}, base)
+		_, lines, err := load([]string{mine}, base)
 		if err != nil || text(lines) != want {
 			t.Errorf("%s: got %q, %v; want %q", base, text(lines), err, want)
 		}
 	}
 	for _, name := range []string{"nosuch", "base.v7.3"} {
-		if _, err := load([]string{name}, "v7.3"); !strings.Contains(errText(err), "find fragment "+name+": there is base") {
+		if _, _, err := load([]string{name}, "v7.3"); !strings.Contains(errText(err), "find fragment "+name+": there is base") {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// What a fragment needs comes before it, once.
+func TestNeeds(t *testing.T) {
+	for _, test := range []struct{ names, want string }{
+		{"base", "base"},
+		{"ksmbd", "base ksmbd"},
+		{"debug base", "base ksmbd kunit debug"},
+		{strings.Join(Default, " "), strings.Join(Default, " ")},
+	} {
+		got, _, err := load(strings.Fields(test.names), "v6.12")
+		if err != nil || strings.Join(got, " ") != test.want {
+			t.Errorf("load(%s) reads %v, %v; want %s", test.names, got, err, test.want)
 		}
 	}
 }
