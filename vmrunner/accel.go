@@ -15,6 +15,7 @@ import (
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
+	"kbuild-run/vmrunner/splat"
 )
 
 // Accel is how QEMU runs the guest's code.
@@ -159,7 +160,7 @@ func canary(ctx context.Context, i *rootfs.Image) error {
 	printed := make(chan struct{}, 1)
 	booted := make(chan struct{}, 1)
 	con.line = func(line string, _ time.Time) {
-		stamp, text := cutStamp(line)
+		stamp, text := splat.CutStamp(line)
 		if stamp != "" {
 			notify(printed)
 		}

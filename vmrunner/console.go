@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"kbuild-run/vmrunner/splat"
 )
 
 // tailLines is how much of the console a failed boot shows.
@@ -20,6 +23,7 @@ type console struct {
 
 	mu     sync.Mutex
 	part   []byte   // of the line that is being written
+	marks  []byte   // lines of ours that wait for its end
 	last   []string // the newest lines
 	err    error    // of the first write that failed
 	closed bool
@@ -37,18 +41,41 @@ func newConsole(path string) (*console, error) {
 // Write takes what the guest prints. It never fails, so that the guest never
 // stalls; an error of the file is kept for scan.
 func (c *console) Write(p []byte) (int, error) {
-	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	text := bytes.ReplaceAll(p, []byte{'\r'}, nil)
+	if i := bytes.IndexByte(text, '\n'); i >= 0 && len(c.marks) > 0 {
+		text = slices.Concat(text[:i+1], c.marks, text[i+1:])
+		c.marks = nil
+	}
+	c.take(text)
+	return len(p), nil
+}
+
+// mark puts a line of ours between those of the guest.
+func (c *console) mark(line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch line += "\n"; {
+	case c.closed:
+	case len(c.part) > 0:
+		c.marks = append(c.marks, line...)
+	default:
+		c.take([]byte(line))
+	}
+}
+
+// take adds text to the log. c.mu is held.
+func (c *console) take(text []byte) {
 	if _, err := c.file.Write(text); err != nil && c.err == nil {
 		c.err = err
 	}
+	now := time.Now()
 	c.part = append(c.part, text...)
 	for {
 		i := bytes.IndexByte(c.part, '\n')
 		if i < 0 {
-			return len(p), nil
+			return
 		}
 		c.emit(string(c.part[:i]), now)
 		c.part = c.part[i+1:]
@@ -72,6 +99,9 @@ func (c *console) close() {
 		return
 	}
 	c.closed = true
+	if len(c.marks) > 0 {
+		c.take(slices.Concat([]byte{'\n'}, c.marks))
+	}
 	if len(c.part) > 0 {
 		c.emit(string(c.part), time.Now())
 		c.part = nil
@@ -92,19 +122,25 @@ func (c *console) tail() []string {
 	return all
 }
 
-// scan looks through everything printed so far. A log that could not be written
-// or read is an error, never a clean log.
-func (c *console) scan() ([]Report, error) {
+// scan looks through everything printed so far, but for what the allow list
+// names. A log that could not be written or read, and a list that is out of date,
+// are errors, never a clean log.
+func (c *console) scan() ([]splat.Report, error) {
 	c.mu.Lock()
 	err := c.err
 	c.mu.Unlock()
 	if err != nil {
 		return nil, fmt.Errorf("scan console: log is not whole: %w", err)
 	}
+	allowed, err := splat.Allow(time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("scan console: %w", err)
+	}
 	f, err := os.Open(c.path)
 	if err != nil {
 		return nil, fmt.Errorf("scan console: %w", err)
 	}
 	defer f.Close()
-	return Scan(f)
+	reports, err := splat.Scan(f)
+	return splat.Merge(splat.Without(reports, allowed)), err
 }

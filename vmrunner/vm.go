@@ -24,6 +24,7 @@ import (
 
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
+	"kbuild-run/vmrunner/splat"
 )
 
 // Ports of the guest that can always be reached.
@@ -83,8 +84,8 @@ type Times struct {
 // BootError is a guest that did not come up.
 type BootError struct {
 	Reason  error
-	Console []string // its last lines
-	Reports []Report // what the kernel complained about
+	Console []string       // its last lines
+	Reports []splat.Report // what the kernel complained about
 }
 
 func (e *BootError) Error() string {
@@ -190,7 +191,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 	vm.console.line = func(line string, at time.Time) {
 		vm.mu.Lock()
 		defer vm.mu.Unlock()
-		_, text := cutStamp(line)
+		_, text := splat.CutStamp(line)
 		switch {
 		case text == markStarted:
 			vm.times.Agent = at.Sub(power)
@@ -385,9 +386,16 @@ func (vm *VM) ConsolePath() string { return vm.console.path }
 // PcapPath returns the capture of the guest's network, or "".
 func (vm *VM) PcapPath() string { return vm.pcap }
 
-// Reports returns what the kernel complained about until now. A console that
-// cannot be read is an error, never a clean log.
-func (vm *VM) Reports() ([]Report, error) { return vm.console.scan() }
+// Reports returns what the kernel complained about until now, but for what the
+// allow list names. A console that cannot be read is an error, never a clean log.
+func (vm *VM) Reports() ([]splat.Report, error) { return vm.console.scan() }
+
+// Begin notes on the console that something runs, until end is called: reports
+// of the kernel say what they came during.
+func (vm *VM) Begin(what string) (end func()) {
+	vm.console.mark(splat.Begin(what))
+	return func() { vm.console.mark(splat.End(what)) }
+}
 
 // Monitor returns QEMU's monitor.
 func (vm *VM) Monitor() *Monitor { return vm.monitor }

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"kbuild-run/patches/job"
-	"kbuild-run/vmrunner"
+	"kbuild-run/vmrunner/splat"
 )
 
 // Report is one run.
@@ -62,8 +62,8 @@ type Column struct {
 	FirstSMB time.Duration `json:"first_smb_ns,omitempty"` // from power-on to the first SMB answer
 	Console  string        `json:"console,omitempty"`      // file in the report's folder
 
-	Failure string            `json:"failure,omitempty"` // why scenarios could not run
-	Reports []vmrunner.Report `json:"reports,omitempty"` // the kernel's complaints on the console
+	Failure string         `json:"failure,omitempty"` // why scenarios could not run
+	Reports []splat.Report `json:"reports,omitempty"` // the kernel's complaints on the console
 }
 
 // Scenario is one row of the table.

@@ -19,7 +19,7 @@ import (
 	"unicode/utf8"
 
 	"kbuild-run/patches/job"
-	"kbuild-run/vmrunner"
+	"kbuild-run/vmrunner/splat"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -60,9 +60,9 @@ func example() *Report {
 	}
 }
 
-// splat is a kernel report with what a guest can do to a reader: escape
+// useAfterFree is a kernel report with what a guest can do to a reader: escape
 // sequences, bytes that are no text, marks of every form.
-var splat = vmrunner.Report{
+var useAfterFree = splat.Report{
 	Kind: "KASAN", Title: "KASAN: slab-use-after-free Read in ksmbd_notify_fire", Line: 812,
 	Text: "BUG: KASAN: slab-use-after-free in ksmbd_notify_fire+0x40/0x1f0 [ksmbd]\n" +
 		"\x1b[31mRead\x1b[0m of size 8 at addr ffff888012345678 by task <kworker/0:1>/31\n" +
@@ -74,7 +74,7 @@ var examples = map[string]func(*Report){
 	"fail": func(r *Report) {
 		r.Scenarios[0].Results[1] = Result{Status: Failed, Time: 5 * time.Second, Folder: "after/explorer-new-file",
 			Reason: "line 9: want ADDED | \"new # file\", got <nothing>"}
-		r.Columns[1].Reports = []vmrunner.Report{splat}
+		r.Columns[1].Reports = []splat.Report{useAfterFree}
 		r.Steps = append(r.Steps, job.Record{Name: "scenarios", Err: "failed", Time: 6 * time.Second})
 	},
 	"proves-nothing": func(r *Report) {
@@ -147,9 +147,9 @@ func TestVerdict(t *testing.T) {
 			"FAIL: before: explorer-new-file passes without the series, so it proves nothing about it."},
 		{"one that needs no series fails before", func(r *Report) { r.Scenarios[1].Results[0].Status = Failed },
 			"PASS: 2 scenarios pass on Linux 6.12.117 with notify; without it 1 fails, as it must; the kernel reports nothing."},
-		{"the patched kernel complains", func(r *Report) { r.Columns[1].Reports = []vmrunner.Report{splat, splat} },
+		{"the patched kernel complains", func(r *Report) { r.Columns[1].Reports = []splat.Report{useAfterFree, useAfterFree} },
 			"FAIL: after: the kernel reports: KASAN: slab-use-after-free Read in ksmbd_notify_fire and 1 more."},
-		{"the unpatched kernel complains", func(r *Report) { r.Columns[0].Reports = []vmrunner.Report{splat} },
+		{"the unpatched kernel complains", func(r *Report) { r.Columns[0].Reports = []splat.Report{useAfterFree} },
 			"FAIL: before: the kernel reports: KASAN: slab-use-after-free Read in ksmbd_notify_fire."},
 		{"the unpatched kernel does not boot", func(r *Report) {
 			r.Columns[0].Failure = "no answer"

@@ -1,0 +1,88 @@
+package splat
+
+import (
+	"slices"
+	"strings"
+)
+
+// maxFrames is how many functions tell one report from another of the same title:
+// enough to get past a helper that everybody calls.
+const maxFrames = 5
+
+var (
+	frameRE = re(`^(?:\[<[0-9a-f]+>\] )?([\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?$`)
+	// What stands before the first stack of a report: every kind that prints one,
+	// kmemleak, KCSAN.
+	stackRE = re(`^(Call Trace:|backtrace\b.*:|(?:read|write|read-write|assert no \w+)\b.* to 0x[0-9a-f]+ of \d+ bytes by .*:)$`)
+
+	// Functions that report, check or wait on behalf of others.
+	genericRE = re(`^(?:` + strings.Join([]string{
+		`dump_stack\w*`, `show_stack\w*`, `print_\w+`, `__?warn\w*`, `warn_slowpath\w*`, `report_bug`, `handle_bug`, `panic`, `\w*oops\w*`, `die\w*`, `__die\w*`,
+		`exc_\w+`, `asm_\w+`, `do_error_trap`, `do_user_addr_fault`, `no_context`, `bad_area\w*`,
+		`_*kasan_\w+`, `_*asan_\w+`, `check_region\w*`, `_*kcsan_\w+`, `_*tsan_\w+`, `_*ubsan_\w+`, `kmemleak_\w+`, `debug_(?:print_)?object\w*`, `__debug_\w+`, `debug_check_no_\w+`,
+		`_*lock_(?:acquire|release|sync)\w*`, `lockdep_\w+`, `validate_chain`, `check_\w+`, `mark_lock\w*`, `mark_held_locks`, `register_lock_class`, `assign_lock_key`,
+		`_*raw_(?:spin|read|write)_\w+`, `_*mutex_\w+`, `down_\w+`, `up_\w+`, `rwsem_\w+`, `ww_mutex_\w+`, `__?might_\w+`, `do_raw_\w+`,
+		`_*schedule\w*`, `io_schedule\w*`, `preempt_\w+`, `wait_for_\w+`, `__wait_\w+`, `do_wait_\w+`,
+		`refcount_\w+`, `__list_\w+`, `_*kmem_cache_\w+`, `_*kmalloc\w*`, `_*kvmalloc\w*`, `_*kfree\w*`, `_*kvfree\w*`, `___?slab_\w+`, `slab_\w+`, `krealloc\w*`, `kmemdup\w*`, `kstrdup\w*`,
+		`mem(?:cpy|set|move|cmp)\w*`, `str\w+`, `nmi_\w+`, `watchdog\w*`, `rcu_\w+`, `__rcu_\w+`, `native_\w+`, `delay_\w+`, `__(?:const_)?[nu]?delay`,
+	}, "|") + `)$`)
+
+	// Functions through which everything is called.
+	rootRE = re(`^(?:process_one_work|process_scheduled_works|worker_thread|kthread|ret_from_fork\w*|do_syscall_64|x64_sys_call|__x64_sys_\w+|__(?:do|se)_sys_\w+|entry_SYSCALL_\w+|do_one_initcall|do_init_module|load_module)$`)
+)
+
+// frames returns the innermost functions of the first stack of a report, without
+// those that only report or wait, and without those through which everything is
+// called.
+func frames(lines []string) []string {
+	var all []string
+	add := func(name string) {
+		name, _, _ = strings.Cut(name, ".") // .isra.0, .constprop.0
+		if !genericRE.MatchString(name) && !rootRE.MatchString(name) && !slices.Contains(all, name) && len(all) < maxFrames {
+			all = append(all, name)
+		}
+	}
+	in := false
+	for _, line := range lines {
+		_, text := CutStamp(line)
+		text = strings.TrimSpace(text)
+		if m := ripRE.FindStringSubmatch(text); m != nil && !in {
+			add(m[1])
+		}
+		switch m := frameRE.FindStringSubmatch(text); {
+		case stackRE.MatchString(text):
+			if in {
+				return all
+			}
+			in = true
+		case in && m != nil:
+			add(m[1])
+		case in && (text == "</TASK>" || text == "" && len(all) > 0):
+			return all
+		}
+	}
+	return all
+}
+
+// Merge returns the reports without those that are like an earlier one, which
+// counts them and takes over what ran.
+func Merge(reports []Report) []Report {
+	var all []Report
+	first := map[string]int{}
+	for _, r := range reports {
+		key := strings.Join(append([]string{r.Kind, r.Title}, r.Frames...), "\n")
+		i, ok := first[key]
+		if !ok {
+			first[key] = len(all)
+			all = append(all, r)
+			continue
+		}
+		all[i].Count += r.Count
+		for _, what := range r.During {
+			if !slices.Contains(all[i].During, what) {
+				all[i].During = append(slices.Clone(all[i].During), what)
+			}
+		}
+	}
+	return all
+}
