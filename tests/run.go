@@ -345,7 +345,9 @@ func (k *kernel) stop(ctx context.Context) error {
 	if err != nil && k.column.Failure == "" {
 		k.column.Failure = err.Error()
 	}
-	k.column.Reports, err = k.vm.Reports()
+	if k.column.Reports, err = k.vm.Reports(); err == nil {
+		err = k.vm.Decode(context.WithoutCancel(ctx), k.column.Reports)
+	}
 	return err
 }
 

@@ -73,8 +73,11 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 	}
 	code, err := do(vm)
 	reports, scanErr := vm.Reports()
+	if scanErr == nil {
+		scanErr = vm.Decode(context.WithoutCancel(ctx), reports)
+	}
 	for _, r := range reports {
-		fmt.Fprintf(j.Err, "kernel: %s\n%s", r.Title, r.Text)
+		fmt.Fprintf(j.Err, "kernel: %s\n%s", r.Head(), r.Body())
 	}
 	// Also after a Ctrl-C the guest ends in order.
 	stopErr := vm.Stop(context.WithoutCancel(ctx))

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"kbuild-run/kconfigs"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 	"kbuild-run/vmrunner/splat"
@@ -288,6 +289,9 @@ func (vm *VM) bootError(ctx context.Context, reason error) error {
 	if err != nil {
 		return errors.Join(e, err)
 	}
+	if err := decode(ctx, vm.image.Kernel, reports); err != nil {
+		return errors.Join(e, err)
+	}
 	if e.Reports = reports; len(reports) > 0 {
 		e.Reason = fmt.Errorf("%s (%w)", reports[0].Title, reason)
 		return job.Failed(e)
@@ -389,6 +393,17 @@ func (vm *VM) PcapPath() string { return vm.pcap }
 // Reports returns what the kernel complained about until now, but for what the
 // allow list names. A console that cannot be read is an error, never a clean log.
 func (vm *VM) Reports() ([]splat.Report, error) { return vm.console.scan() }
+
+// Decode adds files and lines to reports, if the kernel was built with debug
+// information.
+func (vm *VM) Decode(ctx context.Context, reports []splat.Report) error {
+	return decode(ctx, vm.image.Kernel, reports)
+}
+
+func decode(ctx context.Context, k *kconfigs.Kernel, reports []splat.Report) error {
+	t := k.Tree
+	return splat.Symbols{Repository: t.Repository(), Commit: t.Commit, Vmlinux: k.Vmlinux, Modules: k.Modules}.Decode(ctx, reports)
+}
 
 // Begin notes on the console that something runs, until end is called: reports
 // of the kernel say what they came during.

@@ -218,7 +218,7 @@ func (r *Report) complaints(b *bytes.Buffer) {
 			if c.Console != "" {
 				at = fmt.Sprintf(", %s line %d", oneLine(c.Console), k.Line)
 			}
-			fmt.Fprintf(b, "\n%s: %s%s\n\n%s", cell(c.Name), cell(k.Title), at, fence(k.Text))
+			fmt.Fprintf(b, "\n%s: %s%s\n\n%s", cell(c.Name), cell(k.Head()), at, fence(k.Body()))
 		}
 	}
 }

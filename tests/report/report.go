@@ -145,13 +145,13 @@ func (r *Report) checkColumn(i int) []Check {
 	}
 	clean := Check{Column: c.Name, Name: "console", What: "the kernel reports nothing", Status: Passed}
 	if n := len(c.Reports); n > 0 {
-		clean.What, clean.Status = "the kernel reports: "+c.Reports[0].Title, Failed
+		clean.What, clean.Status = "the kernel reports: "+c.Reports[0].Head(), Failed
 		if n > 1 {
 			clean.What += fmt.Sprintf(" and %d more", n-1)
 		}
 		var texts []string
 		for _, k := range c.Reports {
-			texts = append(texts, strings.TrimRight(k.Text, "\n"))
+			texts = append(texts, strings.TrimRight(k.Body(), "\n"))
 		}
 		clean.Detail = strings.Join(texts, "\n\n")
 	} else if c.Failure != "" {

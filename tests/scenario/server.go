@@ -26,6 +26,10 @@ type Server struct {
 	// the share's; nil: the server has no shell for us.
 	Shell func(ctx context.Context, folder, command string) error
 
+	// Begin notes that the scenario of that name runs, until end is called; nil:
+	// nobody wants to know.
+	Begin func(name string) (end func())
+
 	// Settle waits until a watch that the server has answered with
 	// STATUS_PENDING is armed; nil: it is when the answer comes.
 	Settle func(ctx context.Context) error

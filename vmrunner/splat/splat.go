@@ -331,3 +331,29 @@ func tidy(title string) string {
 	title = workerRE.ReplaceAllString(title, "kworker")
 	return strings.Join(strings.Fields(vagueRE.ReplaceAllString(title, "")), " ")
 }
+
+// Head is the title with how often and during what the report came.
+func (r *Report) Head() string {
+	head := r.Title
+	if r.Count > 1 {
+		head += fmt.Sprintf(" (%d times)", r.Count)
+	}
+	if n := len(r.During); n > 0 {
+		head += ", during " + strings.Join(r.During[:min(n, maxDuring)], ", ")
+		if n > maxDuring {
+			head += fmt.Sprintf(" and %d more", n-maxDuring)
+		}
+	}
+	return head
+}
+
+// maxDuring is how many names Head spells out.
+const maxDuring = 8
+
+// Body is the text, decoded if it could be.
+func (r *Report) Body() string {
+	if r.Decoded != "" {
+		return r.Decoded
+	}
+	return r.Text
+}
