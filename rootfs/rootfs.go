@@ -156,7 +156,9 @@ func systemFiles() (*Archive, error) {
 	}
 	a.Dir("root", 0o700)
 	a.Dir("tmp", 0o777|fs.ModeSticky)
-	a.Link("sbin/modprobe", "/init")
+	for _, name := range []string{"sbin/modprobe", "bin/setfattr", "bin/exch"} {
+		a.Link(name, "/init")
+	}
 	a.Link("sbin/poweroff", "/init")
 	for from, to := range map[string]string{
 		"rc":            "etc/rc",

@@ -55,6 +55,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
+	o.Torture.flags(c)
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
 
@@ -97,7 +98,12 @@ A scenario is a text of commands, one a line. Its head says in comment lines wha
 it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
 
 ` + scenario.Vocabulary() + `
-Every command takes -status STATUS_X: the server is to answer that.`,
+Every command takes -status STATUS_X: the server is to answer that; -status any:
+whatever it answers.
+
+Personas:
+
+` + scenario.Personas(),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Scenarios = append(o.Scenarios, args...)
 			if o.List {

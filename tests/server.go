@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -38,12 +39,21 @@ func samba(ctx context.Context, kernel string) (*scenario.Server, func() error, 
 		return nil, nil, err
 	}
 	server := &scenario.Server{
-		Name: "samba", Kind: "samba", NoStreams: !s.Streams, Addr: s.Addr, Share: s.Share,
+		Name: "samba", Kind: "samba", Addr: s.Addr, Share: s.Share,
 		User: client.Credentials{User: s.User, Password: s.Password},
 		Shell: func(ctx context.Context, folder, command string) error {
 			_, err := job.Command("sh", "-ec", command).In(filepath.Join(s.Dir, folder)).Probe(ctx)
 			return err
 		},
+	}
+	server.Lacks = map[string]string{"mount": "the mounts of this machine are left alone"}
+	if !s.Streams {
+		server.Lacks["streams"] = "named streams need Debian's package samba-vfs-modules"
+	}
+	for _, tool := range []string{"setfattr", "exch"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			server.Lacks["tools"] = "this machine has no " + tool
+		}
 	}
 	if kernel == "yes" {
 		server.Settle = s.Settle

@@ -4,7 +4,8 @@
 //   - PID 1: mounts the file systems, starts the server, reaps orphans;
 //   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
 //   - /sbin/modprobe: for people, and for the kernel's request_module();
-//   - /sbin/poweroff.
+//   - /sbin/poweroff;
+//   - setfattr and exch, of which the guest has no other.
 //
 // It talks to the host in lines of the kernel log that begin with Mark, so that
 // they stand among the kernel's own lines on the serial console.
@@ -47,6 +48,10 @@ func main() {
 		pid1()
 	case filepath.Base(os.Args[0]) == "modprobe":
 		os.Exit(modprobe(os.Args[1:]))
+	case filepath.Base(os.Args[0]) == "setfattr":
+		os.Exit(setfattr(os.Args[1:]))
+	case filepath.Base(os.Args[0]) == "exch":
+		os.Exit(exch(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "poweroff":
 		if err := unix.Kill(1, unix.SIGTERM); err != nil {
 			fmt.Fprintln(os.Stderr, "poweroff:", err)

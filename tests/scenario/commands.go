@@ -16,44 +16,67 @@ import (
 
 // command is a word that a scenario line may begin with.
 type command struct {
-	usage string
-	help  string
-	run   func(st *state, args []string) error
+	usage    string
+	help     string
+	options  string // as readLine takes them; plain: the words are taken as they are
+	min, max int    // how many words it takes besides options; max 0: any number
+	run      func(st *state, l *line) error
 }
+
+// plain is the options of a command that takes every word as it stands.
+const plain = "plain"
 
 // vocabulary are the commands of scenarios. NAME is a client, PATH is below the
 // scenario's folder (below the share with a / in front), HANDLE is an open, and
 // REQUEST a request that was sent; "as" gives the last two a name.
-var vocabulary map[string]command
+var vocabulary map[string]*command
 
 // In init, since repeat looks the other commands up.
 func init() {
-	vocabulary = map[string]command{
-		"connect":    {"connect NAME [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME]", "connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session", connect},
-		"open":       {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-delete-on-close]", "open what is there; the handle is named after the last part of PATH", open},
-		"create":     {"create NAME PATH [as HANDLE] [-overwrite]", "create a file, or overwrite one; without a handle's name it is closed at once", create},
-		"makedir":    {"makedir NAME PATH [as HANDLE]", "create a directory; without a handle's name it is closed at once", makedir},
-		"read":       {"read NAME PATH, or read HANDLE", "read a file's first bytes", read},
-		"write":      {"write NAME PATH TEXT, or write HANDLE TEXT", "write TEXT at the beginning of a file", write},
-		"rename":     {"rename NAME PATH PATH [-replace], or rename HANDLE PATH", "rename or move a file or a directory", rename},
-		"link":       {"link NAME PATH PATH", "give a file a second name", link},
-		"delete":     {"delete NAME PATH, or delete HANDLE", "delete a file or an empty directory; by handle it goes when the handle does", remove},
-		"set":        {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|change|keep|ea NAME VALUE|security|sparse|zeros", "change what is known about a file; change sets ChangeTime alone, keep sets nothing, security sets a DACL that allows everyone everything, zeros overwrites the first 16 bytes by FSCTL_SET_ZERO_DATA", set},
-		"explorer":   {"explorer NAME PATH [as HANDLE] [-filter F]", "enter a folder as Windows Explorer does: one compound of CREATE and a related CHANGE_NOTIFY of 2048 bytes with filter 0x15; handle and request have the same name", explorer},
-		"watch":      {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-wrong session|tree|structure] [-nowait]", "send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; wrong names a field of the request that is; the request is named after the handle", watch},
-		"compound":   {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE", compound},
-		"expect":     {"expect REQUEST pending|nothing|alone|STATUS_X|[any] ACTION FILE ...", "pending: an interim response and no more; nothing: no final response for a while; alone: a final response that is not part of a compound; records: a final response with exactly these, in this order or in any", expect},
-		"collect":    {"collect HANDLE [-filter F,...] [-tree] [-size N] [any|until] ACTION FILE ...", "watch again and again, as programs do, until as many records have come, or until this one has, whatever came before", collect},
-		"cancel":     {"cancel REQUEST [-mid]", "send a CANCEL: by AsyncId when the interim response has come, else or with -mid by MessageId", cancel},
-		"close":      {"close HANDLE [as REQUEST]", "close a handle", closeHandle},
-		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", disconnect},
-		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", logoff},
-		"reauth":     {"reauth NAME [-wrong]", "authenticate the session's user anew, with a wrong password", reauth},
-		"drop":       {"drop NAME", "close the TCP connection without a word", drop},
-		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", order},
-		"server":     {"server COMMAND", "run a shell command on the server, in the scenario's folder", serverCommand},
-		"repeat":     {"repeat N COMMAND", "run a scenario command N times; {n} in it counts from 1", repeat},
-		"allow":      {"allow NAME RULE ...", "accept what breaks these rules of the client", allow},
+	const watched = "-filter F -tree -size N"
+	vocabulary = map[string]*command{
+		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-bind NAME]",
+			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -bind adds a channel to a session",
+			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -bind NAME", 1, 1, connect},
+		"open": {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-delete-on-close] [-lease rwh] [-guid WORD [-replay|-reconnect]]",
+			"open what is there; the handle is named after the last part of PATH; -lease asks for a lease, which must be granted, -guid for a durable handle with a CreateGuid made of WORD, -replay sends that CREATE again, -reconnect asks for the handle of a connection that is gone",
+			opening, 2, 2, open},
+		"create": {"create NAME PATH [as HANDLE] [-overwrite] [-reparse] [-lease rwh]", "create a file, or overwrite one; without a handle's name it is closed at once; -reparse sets FILE_OPEN_REPARSE_POINT",
+			"-overwrite -reparse -lease STATE", 2, 2, create},
+		"makedir": {"makedir NAME PATH [as HANDLE]", "create a directory; without a handle's name it is closed at once", "", 2, 2, makedir},
+		"read":    {"read NAME PATH, or read HANDLE", "read a file's first bytes", "", 1, 2, read},
+		"write":   {"write NAME PATH TEXT, or write HANDLE TEXT", "write TEXT at the beginning of a file", "", 2, 3, write},
+		"rename":  {"rename NAME PATH PATH [-replace], or rename HANDLE PATH", "rename or move a file or a directory", "-replace", 2, 3, rename},
+		"link":    {"link NAME PATH PATH", "give a file a second name", "", 3, 3, link},
+		"delete":  {"delete NAME PATH, or delete HANDLE", "delete a file or an empty directory; by handle it goes when the handle does", "", 1, 2, remove},
+		"list":    {"list NAME PATH FILE ...", "a directory has exactly these names in it, by QUERY_DIRECTORY", plain, 2, 0, list},
+		"set": {"set NAME PATH hidden|normal|size N|last_write|last_access|creation|change|keep|ea NAME VALUE|security|sparse|zeros|reparse|label",
+			"change what is known about a file; change sets ChangeTime alone, keep sets nothing, security sets a DACL that allows everyone everything, zeros overwrites the first 16 bytes by FSCTL_SET_ZERO_DATA, reparse makes it a symbolic link, label names the volume it is on",
+			"", 3, 5, set},
+		"enter": {"enter NAME PATH [as HANDLE] [-filter F,...] [-tree] [-size N]", "open a directory and watch it, as the client's persona does: Explorer by one compound of CREATE and a related CHANGE_NOTIFY; handle and request have the same name",
+			watched, 2, 2, enter},
+		"watch": {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-flags N] [-dfs] [-via NAME] [-wrong session|tree|structure|handle] [-nowait]",
+			"send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; -dfs sets SMB2_FLAGS_DFS_OPERATIONS, -via takes another channel of the session, -wrong names what is: a field, or the FileId, which is all ones; the request is named after the handle",
+			watched + " -charge N -flags N -dfs -via NAME -wrong FIELD -nowait", 1, 1, watch},
+		"compound": {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE",
+			plain, 2, 0, compound},
+		"expect": {"expect REQUEST pending|nothing|alone|STATUS_X|[any] ACTION FILE ...", "pending: an interim response and no more; nothing: no final response for a while; alone: a final response that is not part of a compound; records: a final response with exactly these, in this order or in any; {1..9} in FILE stands for as many records",
+			plain, 2, 0, expect},
+		"collect": {"collect HANDLE [-filter F,...] [-tree] [-size N] [any|until] ACTION FILE ...", "watch again and again, as programs do, until as many records have come, or until this one has, whatever came before",
+			watched, 3, 0, collect},
+		"poll": {"poll HANDLE [-filter F,...] [-tree] [-size N] [any|until] ACTION FILE ...", "as collect, but with a CANCEL right behind each request: each has one answer, and no record may get lost",
+			watched, 3, 0, poll},
+		"cancel":     {"cancel REQUEST [-mid]", "send a CANCEL: by AsyncId when the interim response has come, else or with -mid by MessageId", "-mid", 1, 1, cancel},
+		"close":      {"close HANDLE [as REQUEST]", "close a handle", "", 1, 1, closeHandle},
+		"lease":      {"lease HANDLE kept|none|r|rh|rw|rwh", "kept: no break of the handle's lease comes for a while; else one to this state comes, and is acknowledged if the server wants that", "", 2, 2, lease},
+		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", "", 1, 1, disconnect},
+		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", "", 1, 1, logoff},
+		"reauth":     {"reauth NAME [-wrong]", "authenticate the session's user anew, with a wrong password", "-wrong", 1, 1, reauth},
+		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
+		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
+		"server":     {"server COMMAND", "run a shell command on the server, in the scenario's folder", plain, 1, 0, serverCommand},
+		"repeat":     {"repeat N COMMAND", "run a scenario command N times; {n} in it counts from 1", plain, 2, 0, repeat},
+		"allow":      {"allow NAME RULE ...", "accept what breaks these rules of the client", plain, 2, 0, allow},
 	}
 }
 
@@ -98,9 +121,25 @@ func (st *state) commands() map[string]func(*testscript.TestScript, bool, []stri
 	return all
 }
 
+// call reads the arguments of a command and runs it.
+func (c *command) call(st *state, args []string) (err error) {
+	l := &line{words: args}
+	if c.options != plain {
+		if l, err = readLine(args, c.options); err != nil {
+			return err
+		}
+	}
+	l.usage = c.usage
+	if len(l.words) < c.min || c.max > 0 && len(l.words) > c.max {
+		return l.wrong()
+	}
+	return c.run(st, l)
+}
+
 // step runs a command. Every command takes -status STATUS_X: it is to end with
-// this status.
-func (st *state) step(c command, step string, args []string) error {
+// this status, or with -status any in any way.
+func (st *state) step(c *command, step string, args []string) error {
+	defer st.lend()()
 	for _, p := range st.order {
 		p.conn.Note("step: %s", step)
 	}
@@ -109,10 +148,12 @@ func (st *state) step(c command, step string, args []string) error {
 		status = args[i+1]
 		args = slices.Delete(slices.Clone(args), i, i+2)
 	}
-	err := c.run(st, args)
+	err := c.call(st, args)
 	var s *client.StatusError
 	switch {
 	case status == "":
+	case status == "any" && (err == nil || errors.As(err, &s)):
+		err = nil
 	case errors.As(err, &s) && s.Status.String() == status:
 		err = nil
 	case err == nil:
@@ -142,7 +183,7 @@ func (st *state) step(c command, step string, args []string) error {
 
 func (st *state) peer(name string) (*peer, error) { return lookup("client", st.peers, name) }
 
-func (st *state) file(name string) (*client.File, error) { return lookup("handle", st.files, name) }
+func (st *state) file(name string) (*handle, error) { return lookup("handle", st.files, name) }
 
 func (st *state) request(name string) (*request, error) {
 	return lookup("request", st.requests, name)
@@ -159,51 +200,42 @@ func lookup[T any](what string, all map[string]T, name string) (T, error) {
 // baseName is the last part of a path.
 func baseName(path string) string { return path[strings.LastIndexAny(path, `/\`)+1:] }
 
-func connect(st *state, args []string) error {
-	l, err := readLine(args, "-user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME")
-	if err != nil {
-		return err
-	}
-	if err := l.need(1, 1, vocabulary["connect"].usage); err != nil {
-		return err
-	}
+func connect(st *state, l *line) (err error) {
 	ctx, cancel := st.answer()
 	defer cancel()
 	p := &peer{name: l.words[0]}
+	if name, ok := l.options["-persona"]; ok {
+		if p.persona, err = lookup("persona", personas, name); err != nil {
+			return err
+		}
+	}
 	who := st.server.User
 	if l.options["-user"] == "other" {
 		who = st.server.Other
 	}
 	setup := client.Setup{Credentials: who}
-	if name, ok := l.options["-replace"]; ok {
-		old, err := st.peer(name)
-		if err != nil {
-			return err
+	old := map[string]*peer{} // by option
+	for _, option := range []string{"-tree", "-on", "-replace", "-bind"} {
+		if name, ok := l.options[option]; ok {
+			if old[option], err = st.peer(name); err != nil {
+				return err
+			}
 		}
-		setup.Previous = old.sess.ID
 	}
 	switch {
-	case l.has("-tree"):
-		other, err := st.peer(l.options["-tree"])
-		if err != nil {
-			return err
-		}
-		p.conn, p.sess = other.conn, other.sess
-	case l.has("-on"):
-		other, err := st.peer(l.options["-on"])
-		if err != nil {
-			return err
-		}
-		p.conn = other.conn
+	case old["-tree"] != nil:
+		p.conn, p.sess = old["-tree"].conn, old["-tree"].sess
+	case old["-on"] != nil:
+		p.conn = old["-on"].conn
 	default:
 		o := client.Options{User: who.User, Password: who.Password, Domain: who.Domain, Encrypt: l.has("-encrypt")}
 		if l.has("-unsigned") {
 			o.Signing = client.SigningEnabled
 		}
 		if d, ok := l.options["-dialect"]; ok {
-			dialect, ok := dialects[d]
-			if !ok {
-				return fmt.Errorf("dialect %s is unknown; there are: %s", d, strings.Join(slices.Sorted(maps.Keys(dialects)), " "))
+			dialect, err := lookup("dialect", dialects, d)
+			if err != nil {
+				return err
 			}
 			o.Dialects = []smb2.Dialect{dialect}
 		}
@@ -212,6 +244,13 @@ func connect(st *state, args []string) error {
 			return err
 		}
 		o.Credits = int(credits)
+		// The same client comes once more: its ClientGuid says so.
+		if p := old["-replace"]; p != nil {
+			o.ClientGUID, setup.Previous = p.conn.Options.ClientGUID, p.sess.ID
+		}
+		if p := old["-bind"]; p != nil {
+			o.ClientGUID, setup.Bind = p.conn.Options.ClientGUID, p.sess
+		}
 		if p.conn, err = client.Dial(ctx, st.server.Addr, o); err != nil {
 			return fmt.Errorf("connect to %s: %w", st.server.Addr, err)
 		}
@@ -221,6 +260,11 @@ func connect(st *state, args []string) error {
 		if p.sess, err = p.conn.SessionSetup(ctx, setup); err != nil {
 			return err
 		}
+	}
+	if first := old["-bind"]; first != nil {
+		p.tree = first.tree.On(p.sess)
+		st.peers[p.name] = p
+		return nil
 	}
 	share := st.server.Share
 	if l.has("-share") {
@@ -233,26 +277,19 @@ func connect(st *state, args []string) error {
 	return nil
 }
 
-func disconnect(st *state, args []string) error {
-	return st.leave("disconnect", args, func(p *peer) *client.Request {
+func disconnect(st *state, l *line) error {
+	return st.leave(l, func(p *peer) *client.Request {
 		return &client.Request{Command: smb2.SMB2_TREE_DISCONNECT, Body: smb2.NewTreeDisconnectReq(), Tree: p.tree}
 	})
 }
 
-func logoff(st *state, args []string) error {
-	return st.leave("logoff", args, func(p *peer) *client.Request {
+func logoff(st *state, l *line) error {
+	return st.leave(l, func(p *peer) *client.Request {
 		return &client.Request{Command: smb2.SMB2_LOGOFF, Body: smb2.NewLogoffReq(), Session: p.sess}
 	})
 }
 
-func (st *state) leave(name string, args []string, req func(*peer) *client.Request) error {
-	l, err := readLine(args, "")
-	if err != nil {
-		return err
-	}
-	if err := l.need(1, 1, vocabulary[name].usage); err != nil {
-		return err
-	}
+func (st *state) leave(l *line, req func(*peer) *client.Request) error {
 	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
@@ -260,14 +297,7 @@ func (st *state) leave(name string, args []string, req func(*peer) *client.Reque
 	return st.finish(p.conn, l.as, req(p))
 }
 
-func reauth(st *state, args []string) error {
-	l, err := readLine(args, "-wrong")
-	if err != nil {
-		return err
-	}
-	if err := l.need(1, 1, vocabulary["reauth"].usage); err != nil {
-		return err
-	}
+func reauth(st *state, l *line) error {
 	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
@@ -281,11 +311,8 @@ func reauth(st *state, args []string) error {
 	return p.sess.Reauthenticate(ctx, who)
 }
 
-func drop(st *state, args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("usage: %s", vocabulary["drop"].usage)
-	}
-	p, err := st.peer(args[0])
+func drop(st *state, l *line) error {
+	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
 	}
@@ -293,47 +320,41 @@ func drop(st *state, args []string) error {
 	return nil
 }
 
-func serverCommand(st *state, args []string) error {
+func serverCommand(st *state, l *line) error {
 	if st.server.Shell == nil {
 		return errors.New(st.server.Name + " has no shell for us; the scenario's head must say: # needs: shell")
 	}
 	ctx, cancel := st.answer()
 	defer cancel()
-	return st.server.Shell(ctx, st.folder, strings.Join(args, " "))
+	return st.server.Shell(ctx, st.folder, strings.Join(l.words, " "))
 }
 
-func repeat(st *state, args []string) error {
-	if len(args) < 2 {
-		return fmt.Errorf("usage: %s", vocabulary["repeat"].usage)
-	}
-	n, err := strconv.Atoi(args[0])
+func repeat(st *state, l *line) error {
+	n, err := strconv.Atoi(l.words[0])
 	if err != nil || n < 1 {
-		return fmt.Errorf("repeat %s: want a number", args[0])
+		return fmt.Errorf("repeat %s: want a number", l.words[0])
 	}
-	c, ok := vocabulary[args[1]]
-	if !ok || args[1] == "repeat" {
-		return fmt.Errorf("repeat: %s is no command to repeat", args[1])
+	c, ok := vocabulary[l.words[1]]
+	if !ok || l.words[1] == "repeat" {
+		return fmt.Errorf("repeat: %s is no command to repeat", l.words[1])
 	}
 	for i := range n {
 		var words []string
-		for _, a := range args[2:] {
+		for _, a := range l.words[2:] {
 			words = append(words, strings.ReplaceAll(a, "{n}", strconv.Itoa(i+1)))
 		}
-		if err := c.run(st, words); err != nil {
+		if err := c.call(st, words); err != nil {
 			return fmt.Errorf("time %d: %w", i+1, err)
 		}
 	}
 	return nil
 }
 
-func allow(st *state, args []string) error {
-	if len(args) < 2 {
-		return fmt.Errorf("usage: %s", vocabulary["allow"].usage)
-	}
-	p, err := st.peer(args[0])
+func allow(st *state, l *line) error {
+	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
 	}
-	p.conn.Allow(args[1:]...)
+	p.conn.Allow(l.words[1:]...)
 	return nil
 }

@@ -22,6 +22,7 @@ const (
 	answerWait   = 5 * time.Second        // for what must come
 	missingWait  = time.Second            // for what does not come on a server that differs
 	quietWait    = 200 * time.Millisecond // for what must not come
+	slotWait     = 300 * time.Millisecond // with nobody else in one's place
 	scenarioWait = time.Minute            // for a whole scenario
 )
 
@@ -112,7 +113,7 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			r := runOne(ctx, server.forScenario(s), s, folder+"/"+s.Name, filepath.Join(tmp, s.Name))
+			r := runOne(ctx, server.forScenario(s), s, folder+"/"+s.Name, filepath.Join(tmp, s.Name), slots)
 			mu.Lock()
 			defer mu.Unlock()
 			results[i] = r
@@ -208,32 +209,25 @@ func login(ctx context.Context, server *Server, o client.Options) (*client.Conn,
 }
 
 // runOne runs one scenario in the folder, with tmp for the script engine.
-func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string) (r *Result) {
+// slots is how many run at a time; this one has its place in it.
+func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string, slots chan struct{}) (r *Result) {
 	r = &Result{Scenario: s, Server: server, Outcome: Passed}
 	start := time.Now()
 	defer func() { r.Time = time.Since(start) }()
-	switch {
-	case s.Has("shell") && server.Shell == nil:
-		r.Outcome, r.Reason = Skipped, server.Name+" has no shell for us"
-		return r
-	case s.Has("streams") && server.NoStreams:
-		r.Outcome, r.Reason = Skipped, server.Name+" has no named streams"
-		return r
-	case s.Has("other") && server.Other.User == "":
-		r.Outcome, r.Reason = Skipped, server.Name+" has no second user"
-		return r
+	for _, need := range s.Needs {
+		if r.Reason = server.lacks(need); r.Reason != "" {
+			r.Outcome = Skipped
+			return r
+		}
 	}
 
-	if server.Begin != nil {
-		defer server.Begin(s.Name)()
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, server.deadline(scenarioWait), errors.New("the scenario takes too long"))
 	defer cancel()
 	patience := answerWait
 	if s.differs(server) != "" {
 		patience = missingWait
 	}
-	st := &state{ctx: ctx, server: server, folder: folder, patience: patience, peers: map[string]*peer{}, files: map[string]*client.File{}, requests: map[string]*request{}, settled: map[*client.File]bool{}}
+	st := &state{ctx: ctx, server: server, folder: folder, patience: patience, peers: map[string]*peer{}, files: map[string]*handle{}, requests: map[string]*request{}, slots: slots}
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		r.Outcome, r.Failure = Failed, &Failure{Want: "a folder for the script", Got: err.Error()}
 		return r
@@ -330,18 +324,19 @@ type state struct {
 	patience time.Duration
 	peers    map[string]*peer
 	order    []*peer // those that made a connection
-	files    map[string]*client.File
+	files    map[string]*handle
 	requests map[string]*request
-	settled  map[*client.File]bool // see Server.Settle
+	slots    chan struct{}
 	failed   *Failure
 }
 
 // peer is a tree connect with the session and the connection it is on.
 type peer struct {
-	name string
-	conn *client.Conn
-	sess *client.Session
-	tree *client.Tree
+	name    string
+	persona *Persona // nil: none
+	conn    *client.Conn
+	sess    *client.Session
+	tree    *client.Tree
 }
 
 // request is a request that has a name in the script.
@@ -423,6 +418,18 @@ func (st *state) path(p string) string {
 		p = strings.TrimSuffix(st.folder+"/"+p, "/")
 	}
 	return strings.ReplaceAll(p, "/", `\`)
+}
+
+// lend gives the scenario's place to another as long as a step waits for what
+// does not come: on a server without CHANGE_NOTIFY most scenarios end so. back
+// takes a place again.
+func (st *state) lend() (back func()) {
+	timer := time.AfterFunc(st.server.deadline(slotWait), func() { <-st.slots })
+	return func() {
+		if !timer.Stop() {
+			st.slots <- struct{}{}
+		}
+	}
 }
 
 // answer waits for what must come.

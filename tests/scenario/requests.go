@@ -16,11 +16,11 @@ import (
 
 // armed waits until the first watch of a handle is armed, on a server that
 // answers before it is.
-func (st *state) armed(f *client.File, p *client.Pending) error {
-	if st.server.Settle == nil || st.settled[f] || p.AsyncID() == 0 {
+func (st *state) armed(f *handle, p *client.Pending) error {
+	if st.server.Settle == nil || f.settled || p.AsyncID() == 0 {
 		return nil
 	}
-	st.settled[f] = true
+	f.settled = true
 	ctx, cancel := st.answer()
 	defer cancel()
 	return st.server.Settle(ctx)
@@ -48,69 +48,88 @@ func (st *state) sent(c *client.Conn, wait bool, names []string, sent []*client.
 	return nil
 }
 
-const (
-	explorerFilter = smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_ATTRIBUTES | smb2.FILE_NOTIFY_CHANGE_LAST_WRITE // 0x15
-	explorerSize   = 2048
-)
+// plainWatch is what a client without a persona asks for.
+var plainWatch = client.Watch{Filter: nameFilter, Size: 4096}
 
-func explorer(st *state, args []string) error {
-	l, err := readLine(args, "-filter F")
-	if err != nil {
-		return err
+// asks is what the next request on a handle asks for, before the options of its
+// line.
+func (f *handle) asks() client.Watch {
+	switch {
+	case f.persona == nil:
+		return plainWatch
+	case f.watched:
+		return f.persona.Again
 	}
-	if err := l.need(2, 2, vocabulary["explorer"].usage); err != nil {
-		return err
-	}
+	return f.persona.First
+}
+
+func enter(st *state, l *line) error {
 	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
 	}
-	w, err := l.watch(p.conn, explorerFilter, explorerSize)
+	o, err := l.create(st, p, client.Create{})
 	if err != nil {
 		return err
 	}
-	as := l.as
-	if as == "" {
-		as = baseName(l.words[1])
+	as := l.name()
+	if p.persona == nil || !p.persona.Compound {
+		if err := st.opened(p, l, o); err != nil {
+			return err
+		}
+		l.words, l.as = []string{as}, as
+		return watch(st, l)
+	}
+	w, err := l.watch(p.conn, p.persona.First)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := st.answer()
 	defer cancel()
-	f, pending, err := p.tree.CreateNotify(ctx, st.path(l.words[1]), client.Create{Contexts: []smb2.CreateContext{client.MaximalAccess()}}, w)
+	f, pending, err := p.tree.CreateNotify(ctx, st.path(l.words[1]), o, w)
 	if err != nil {
 		return err
 	}
-	st.files[as] = f
+	h := &handle{File: f, persona: p.persona, watched: true}
+	st.files[as] = h
 	if err := st.sent(p.conn, true, []string{as}, []*client.Pending{pending}); err != nil {
 		return err
 	}
-	return st.armed(f, pending)
+	return st.armed(h, pending)
 }
 
-const watchSize = 4096
-
-func watch(st *state, args []string) error {
-	l, err := readLine(args, "-filter F -tree -size N -charge N -wrong FIELD -nowait")
+func watch(st *state, l *line) error {
+	var f *handle
+	var err error
+	if l.options["-wrong"] == "handle" {
+		p, err := st.peer(l.words[0])
+		if err != nil {
+			return err
+		}
+		f = &handle{File: &client.File{Tree: p.tree, ID: client.RelatedID}, persona: p.persona}
+	} else if f, err = st.file(l.words[0]); err != nil {
+		return err
+	}
+	on := f.File
+	if l.has("-via") {
+		p, err := st.peer(l.options["-via"])
+		if err != nil {
+			return err
+		}
+		on = f.On(p.sess)
+	}
+	c := on.Tree.Session.Conn
+	w, err := l.watch(c, f.asks())
 	if err != nil {
 		return err
 	}
-	if err := l.need(1, 1, vocabulary["watch"].usage); err != nil {
-		return err
-	}
-	f, err := st.file(l.words[0])
-	if err != nil {
-		return err
-	}
-	w, err := l.watch(f.Tree.Session.Conn, filters["name"], watchSize)
-	if err != nil {
-		return err
-	}
+	f.watched = true
 	as := l.as
 	if as == "" {
 		as = l.words[0]
 	}
-	ctx, cancel := st.answer()
-	defer cancel()
-	req := f.Tree.NotifyRequest(f.ID, w)
+	req := on.Tree.NotifyRequest(on.ID, w)
+	body := req.Body.(*smb2.ChangeNotifyReq)
 	if l.has("-charge") {
 		n, err := l.number("-charge", 1)
 		if err != nil {
@@ -118,18 +137,33 @@ func watch(st *state, args []string) error {
 		}
 		req.Payload = int(n) * 65536
 	}
-	switch field := l.options["-wrong"]; field {
-	case "":
-	case "session":
-		req.Edit = func(h *smb2.Hdr) { h.SessionId += 0x1000 }
-	case "tree":
-		req.Edit = func(h *smb2.Hdr) { h.TreeId += 0x1000 }
-	case "structure":
-		req.Body.(*smb2.ChangeNotifyReq).StructureSize++
-	default:
-		return fmt.Errorf("-wrong %s: there are session, tree, structure", field)
+	flags, err := l.number("-flags", 0)
+	if err != nil {
+		return err
 	}
-	c := f.Tree.Session.Conn
+	body.Flags |= smb2.NotifyFlags(flags)
+	var edit func(h *smb2.Hdr)
+	switch field := l.options["-wrong"]; field {
+	case "", "handle":
+	case "session":
+		edit = func(h *smb2.Hdr) { h.SessionId += 0x1000 }
+	case "tree":
+		edit = func(h *smb2.Hdr) { h.TreeId += 0x1000 }
+	case "structure":
+		body.StructureSize++
+	default:
+		return fmt.Errorf("-wrong %s: there are session, tree, structure, handle", field)
+	}
+	req.Edit = func(h *smb2.Hdr) {
+		if edit != nil {
+			edit(h)
+		}
+		if l.has("-dfs") {
+			h.Flags |= smb2.SMB2_FLAGS_DFS_OPERATIONS
+		}
+	}
+	ctx, cancel := st.answer()
+	defer cancel()
 	sent, err := c.Send(ctx, req)
 	if err != nil {
 		return err
@@ -140,17 +174,14 @@ func watch(st *state, args []string) error {
 	return st.armed(f, sent[0])
 }
 
-func compound(st *state, args []string) error {
-	if len(args) < 2 {
-		return fmt.Errorf("usage: %s", vocabulary["compound"].usage)
-	}
-	p, err := st.peer(args[0])
+func compound(st *state, words *line) error {
+	p, err := st.peer(words.words[0])
 	if err != nil {
 		return err
 	}
 	var reqs []*client.Request
 	var names, paths []string
-	for i, part := range split(args[1:], "+") {
+	for i, part := range split(words.words[1:], "+") {
 		if len(part) == 0 {
 			return fmt.Errorf("part %d is empty", i+1)
 		}
@@ -184,7 +215,7 @@ func compound(st *state, args []string) error {
 		if resp, err := sent[i].Final(ctx); err != nil {
 			return err
 		} else if f, err := p.tree.Opened(path, resp); err == nil {
-			st.files[names[i]] = f
+			st.files[names[i]] = &handle{File: f}
 		}
 	}
 	return nil
@@ -203,7 +234,7 @@ func (st *state) part(p *peer, name string, l *line) (req *client.Request, path 
 	f := &client.File{Tree: p.tree, ID: id}
 	switch {
 	case name == "open" && len(l.words) == 1:
-		o, err := l.create()
+		o, err := l.create(st, p, client.Create{})
 		if err != nil {
 			return nil, "", err
 		}
@@ -213,7 +244,7 @@ func (st *state) part(p *peer, name string, l *line) (req *client.Request, path 
 		path = st.path(l.words[0])
 		return p.tree.CreateRequest(path, client.Create{Access: accessFile, Disposition: &disposition}), path, nil
 	case name == "watch":
-		w, err := l.watch(p.conn, filters["name"], watchSize)
+		w, err := l.watch(p.conn, plainWatch)
 		return p.tree.NotifyRequest(id, w), "", err
 	case name == "query":
 		return f.QueryRequest(client.Query{Type: smb2.SMB2_O_INFO_FILE, Class: byte(smb2.FILE_STANDARD_INFORMATION), Size: 1024}), "", nil
@@ -235,10 +266,8 @@ func split(words []string, sep string) [][]string {
 	return all
 }
 
-func expect(st *state, args []string) error {
-	if len(args) < 2 {
-		return fmt.Errorf("usage: %s", vocabulary["expect"].usage)
-	}
+func expect(st *state, l *line) error {
+	args := l.words
 	r, err := st.request(args[0])
 	if err != nil {
 		return err
@@ -337,22 +366,18 @@ func answerInWords(r *client.Response) string {
 	return r.Status().String()
 }
 
-func collect(st *state, args []string) error {
-	l, err := readLine(args, "-filter F -tree -size N")
-	if err != nil {
-		return err
-	}
-	if len(l.words) < 3 {
-		return fmt.Errorf("usage: %s", vocabulary["collect"].usage)
-	}
+func collect(st *state, l *line) error { return st.gather(l, false) }
+
+func poll(st *state, l *line) error { return st.gather(l, true) }
+
+// gather watches a handle until the records of the line have come, and with
+// cancel ends each request right behind it.
+func (st *state) gather(l *line, cancel bool) error {
 	f, err := st.file(l.words[0])
 	if err != nil {
 		return err
 	}
-	w, err := l.watch(f.Tree.Session.Conn, filters["name"], watchSize)
-	if err != nil {
-		return err
-	}
+	c := f.Tree.Session.Conn
 	words := l.words[1:]
 	anyOrder, until := words[0] == "any", words[0] == "until"
 	if anyOrder || until {
@@ -362,8 +387,8 @@ func collect(st *state, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := st.answer()
-	defer cancel()
+	ctx, stop := st.answer()
+	defer stop()
 	var got []client.Change
 	enough := func() bool {
 		if until {
@@ -372,21 +397,34 @@ func collect(st *state, args []string) error {
 		return len(got) >= len(want)
 	}
 	mismatch := func(words string) error {
-		return &Mismatch{Want: inWords(want), Got: strings.TrimSpace(inWords(got) + " " + words), conn: f.Tree.Session.Conn}
+		return &Mismatch{Want: inWords(want), Got: strings.TrimSpace(inWords(got) + " " + words), conn: c}
 	}
 	for !enough() {
+		w, err := l.watch(c, f.asks())
+		if err != nil {
+			return err
+		}
+		f.watched = true
 		p, err := f.Notify(ctx, w)
 		if err != nil {
 			return err
+		}
+		if cancel {
+			if err := p.CancelMessage(); err != nil {
+				return err
+			}
 		}
 		resp, err := p.Final(ctx)
 		if err != nil {
 			return mismatch(err.Error())
 		}
-		if resp.Status() != smb2.STATUS_SUCCESS {
+		switch {
+		case resp.Status() == smb2.STATUS_SUCCESS:
+			got = append(got, resp.Changes...)
+		case cancel && resp.Status() == smb2.STATUS_CANCELLED && ctx.Err() == nil:
+		default:
 			return mismatch(resp.Status().String())
 		}
-		got = append(got, resp.Changes...)
 	}
 	if !until && !same(got, want, anyOrder) {
 		return mismatch("")
@@ -394,14 +432,7 @@ func collect(st *state, args []string) error {
 	return nil
 }
 
-func cancel(st *state, args []string) error {
-	l, err := readLine(args, "-mid")
-	if err != nil {
-		return err
-	}
-	if err := l.need(1, 1, vocabulary["cancel"].usage); err != nil {
-		return err
-	}
+func cancel(st *state, l *line) error {
 	r, err := st.request(l.words[0])
 	if err != nil {
 		return err
@@ -430,14 +461,7 @@ func (st *state) finish(c *client.Conn, as string, req *client.Request) error {
 	return resp.Err()
 }
 
-func closeHandle(st *state, args []string) error {
-	l, err := readLine(args, "")
-	if err != nil {
-		return err
-	}
-	if err := l.need(1, 1, vocabulary["close"].usage); err != nil {
-		return err
-	}
+func closeHandle(st *state, l *line) error {
 	f, err := st.file(l.words[0])
 	if err != nil {
 		return err
@@ -445,10 +469,7 @@ func closeHandle(st *state, args []string) error {
 	return st.finish(f.Tree.Session.Conn, l.as, f.CloseRequest())
 }
 
-func order(st *state, args []string) error {
-	if len(args) < 2 {
-		return fmt.Errorf("usage: %s", vocabulary["order"].usage)
-	}
+func order(st *state, l *line) error {
 	ctx, cancel := st.answer()
 	defer cancel()
 	type answer struct {
@@ -457,7 +478,7 @@ func order(st *state, args []string) error {
 	}
 	var all []answer
 	var conn *client.Conn
-	for _, name := range args {
+	for _, name := range l.words {
 		r, err := st.request(name)
 		if err != nil {
 			return err
@@ -478,7 +499,7 @@ func order(st *state, args []string) error {
 		for _, a := range came {
 			got = append(got, a.name)
 		}
-		return &Mismatch{Want: strings.Join(args, " before "), Got: strings.Join(got, " before "), conn: conn}
+		return &Mismatch{Want: strings.Join(l.words, " before "), Got: strings.Join(got, " before "), conn: conn}
 	}
 	return nil
 }

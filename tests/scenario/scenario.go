@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -53,6 +54,8 @@ var Needs = map[string]string{
 	"other":   "a second user of the server",
 	"encrypt": "encryption",
 	"streams": "named streams",
+	"tools":   "the programs setfattr and exch on the server",
+	"mount":   "a shell on the server that may mount",
 }
 
 // Has says that the scenario needs what.
@@ -157,7 +160,7 @@ func Parse(name, text string) (*Scenario, error) {
 	}
 	for _, n := range s.Needs {
 		if _, ok := Needs[n]; !ok {
-			return nil, fmt.Errorf("needs: %s is unknown; known are notify, pending, shell, other, encrypt, streams", n)
+			return nil, fmt.Errorf("needs: %s is unknown; known are %s", n, strings.Join(slices.Sorted(maps.Keys(Needs)), ", "))
 		}
 	}
 	return s, nil

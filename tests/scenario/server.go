@@ -20,7 +20,8 @@ type Server struct {
 	// "v6.12"; "": they know no difference between versions.
 	Version string
 
-	NoStreams bool // named streams do not work
+	// Lacks says why the server has not what a scenario may need, by need.
+	Lacks map[string]string
 
 	// Shell runs a command as a local process of the server, in a folder below
 	// the share's; nil: the server has no shell for us.
@@ -48,6 +49,17 @@ func (s *Server) deadline(d time.Duration) time.Duration {
 		return d
 	}
 	return time.Duration(float64(d) * s.Scale)
+}
+
+// lacks says why a scenario that needs something cannot run here; "": it can.
+func (s *Server) lacks(need string) string {
+	switch {
+	case need == "shell" && s.Shell == nil:
+		return s.Name + " has no shell for us"
+	case need == "other" && s.Other.User == "":
+		return s.Name + " has no second user"
+	}
+	return s.Lacks[need]
 }
 
 // forScenario is the server that runs s.

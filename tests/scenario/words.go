@@ -3,6 +3,7 @@ package scenario
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ type line struct {
 	words   []string
 	options map[string]string
 	as      string
+	usage   string // of the command
 }
 
 // readLine splits the arguments of a command. spec lists its options: "-tree"
@@ -53,13 +55,8 @@ func readLine(args []string, spec string) (*line, error) {
 	return l, nil
 }
 
-// need is an error unless the line has from min to max words.
-func (l *line) need(min, max int, usage string) error {
-	if len(l.words) < min || len(l.words) > max {
-		return fmt.Errorf("usage: %s", usage)
-	}
-	return nil
-}
+// wrong is the error of a line that its command cannot take.
+func (l *line) wrong() error { return fmt.Errorf("usage: %s", l.usage) }
 
 func (l *line) has(option string) bool { return l.options[option] != "" }
 
@@ -76,7 +73,7 @@ func (l *line) number(option string, otherwise uint64) (uint64, error) {
 }
 
 var filters = map[string]smb2.CompletionFilter{
-	"name":         smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_DIR_NAME,
+	"name":         nameFilter,
 	"all":          0xfff,
 	"file_name":    smb2.FILE_NOTIFY_CHANGE_FILE_NAME,
 	"dir_name":     smb2.FILE_NOTIFY_CHANGE_DIR_NAME,
@@ -123,6 +120,24 @@ var dialects = map[string]smb2.Dialect{
 	"3.1.1": smb2.SMB311_PROT_ID,
 }
 
+var leases = map[string]smb2.LeaseState{
+	"none": 0,
+	"r":    smb2.SMB2_LEASE_READ_CACHING,
+	"rw":   smb2.SMB2_LEASE_READ_CACHING | smb2.SMB2_LEASE_WRITE_CACHING,
+	"rh":   smb2.SMB2_LEASE_READ_CACHING | smb2.SMB2_LEASE_HANDLE_CACHING,
+	"rwh":  smb2.SMB2_LEASE_READ_CACHING | smb2.SMB2_LEASE_WRITE_CACHING | smb2.SMB2_LEASE_HANDLE_CACHING,
+}
+
+// leaseInWords is a lease as scripts write it.
+func leaseInWords(s smb2.LeaseState) string {
+	for word, l := range leases {
+		if l == s {
+			return word
+		}
+	}
+	return s.String()
+}
+
 var actions = map[string]smb2.FileAction{
 	"added":           smb2.FILE_ACTION_ADDED,
 	"removed":         smb2.FILE_ACTION_REMOVED,
@@ -141,18 +156,19 @@ func bits[T ~uint32](what string, names map[string]T, text string) (T, error) {
 	}
 	var all T
 	for name := range strings.SplitSeq(text, ",") {
-		v, ok := names[name]
-		if !ok {
-			return 0, fmt.Errorf("%s %s is unknown; there are: %s", what, name, strings.Join(slices.Sorted(maps.Keys(names)), " "))
+		v, err := lookup(what, names, name)
+		if err != nil {
+			return 0, err
 		}
 		all |= v
 	}
 	return all, nil
 }
 
-// watch reads the options of a CHANGE_NOTIFY on a connection.
-func (l *line) watch(c *client.Conn, filter smb2.CompletionFilter, size uint64) (w client.Watch, err error) {
-	w.Filter, w.Tree = filter, l.has("-tree")
+// watch reads the options of a CHANGE_NOTIFY on a connection; what they do not
+// say is as in w.
+func (l *line) watch(c *client.Conn, w client.Watch) (_ client.Watch, err error) {
+	w.Tree = w.Tree || l.has("-tree")
 	if f, ok := l.options["-filter"]; ok {
 		if w.Filter, err = bits("filter", filters, f); err != nil {
 			return w, err
@@ -166,25 +182,50 @@ func (l *line) watch(c *client.Conn, filter smb2.CompletionFilter, size uint64) 
 		w.Size = c.MaxTransactSize + 1
 		return w, nil
 	}
-	n, err := l.number("-size", size)
+	n, err := l.number("-size", uint64(w.Size))
 	w.Size = uint32(n)
 	return w, err
 }
 
-// records reads pairs of an action and a name.
+// series is a part of a name that stands for several: {1..9}.
+var series = regexp.MustCompile(`\{(\d+)\.\.(\d+)\}`)
+
+// records reads pairs of an action and a name. A series in a name makes as many
+// pairs.
 func records(words []string) ([]client.Change, error) {
 	if len(words)%2 != 0 {
 		return nil, fmt.Errorf("%q: want pairs of an action and a name", words)
 	}
 	var all []client.Change
 	for pair := range slices.Chunk(words, 2) {
-		a, ok := actions[pair[0]]
-		if !ok {
-			return nil, fmt.Errorf("action %s is unknown; there are: %s", pair[0], strings.Join(slices.Sorted(maps.Keys(actions)), " "))
+		a, err := lookup("action", actions, pair[0])
+		if err != nil {
+			return nil, err
 		}
-		all = append(all, client.Change{Action: a, Name: pair[1]})
+		part := series.FindStringSubmatch(pair[1])
+		if part == nil {
+			all = append(all, client.Change{Action: a, Name: pair[1]})
+			continue
+		}
+		first, err1 := strconv.Atoi(part[1])
+		last, err2 := strconv.Atoi(part[2])
+		if err1 != nil || err2 != nil || last < first || last-first > 10000 {
+			return nil, fmt.Errorf("%s: want two numbers in order", part[0])
+		}
+		for n := first; n <= last; n++ {
+			all = append(all, client.Change{Action: a, Name: strings.Replace(pair[1], part[0], strconv.Itoa(n), 1)})
+		}
 	}
 	return all, nil
+}
+
+// inWordsWatch is what a CHANGE_NOTIFY asks for.
+func inWordsWatch(w client.Watch) string {
+	text := fmt.Sprintf("Filter %#x, %d bytes", uint32(w.Filter), w.Size)
+	if w.Tree {
+		text += ", SMB2_WATCH_TREE"
+	}
+	return text
 }
 
 // inWords are records as scripts write them.
