@@ -43,6 +43,9 @@ type Options struct {
 	Base   string // "" is the default, or the one that fits the version of Dir
 	Series string // "" is the bare base
 	Dir    string // a git tree of the user's, whose HEAD is the base
+
+	// Given is a series that is not kept here, in place of the one of that name.
+	Given *Series
 }
 
 // Prepare gets the base, once, and applies the series. The worktree of the base
@@ -54,7 +57,10 @@ func Prepare(ctx context.Context, s *job.Step, o Options) (*Tree, error) {
 		return nil, err
 	}
 	var series *Series
-	if o.Series != "" {
+	if o.Given != nil {
+		series = o.Given
+		series.Base = base.Name
+	} else if o.Series != "" {
 		if series, err = FindSeries(o.Series, base.Name); err != nil {
 			return nil, err
 		}
@@ -91,6 +97,27 @@ func (t *Tree) String() string {
 
 // Repository returns the folder of the git repository that holds Commit.
 func (t *Tree) Repository() string { return filepath.Join(t.entry, "tree") }
+
+// Steps returns the trees on the way from the bare base, which comes first, to
+// t, which comes last: one more a patch.
+func (t *Tree) Steps(ctx context.Context) ([]*Tree, error) {
+	out, err := look(ctx, git(t.Repository(), "log", "--reverse", "--format=%H %T", t.base+".."+t.Commit))
+	if err != nil {
+		return nil, err
+	}
+	first := *t
+	first.Series = ""
+	if err := first.at(ctx, t.base); err != nil {
+		return nil, err
+	}
+	steps := []*Tree{&first}
+	for l := range strings.Lines(out) {
+		step := *t
+		step.Commit, step.Key, _ = strings.Cut(strings.TrimSpace(l), " ")
+		steps = append(steps, &step)
+	}
+	return steps, nil
+}
 
 // Same says whether some paths (git's pathspecs) are in the tree as they are in
 // another commit of the same repository. A commit that is gone is not the same.

@@ -32,13 +32,24 @@ func program() {
 }
 
 // The scripts use small git trees of their own as bases. Beside testscript's
-// commands they have
+// commands, and the condition [send-email] that git can send mails, they have
 //
 //	exits CODE PROGRAM ARGS...	runs a program that must end with that code
 func TestScripts(t *testing.T) {
 	needGit(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
+		Condition: func(cond string) (bool, error) {
+			if cond != "send-email" {
+				return false, fmt.Errorf("unknown condition %s", cond)
+			}
+			// It needs a module of Perl that not every package brings along.
+			dir := t.TempDir()
+			git := exec.Command("git", "send-email", "--dry-run", "--to=a@example.com", dir)
+			git.Env = append(os.Environ(), "GIT_COMMITTER_NAME=A", "GIT_COMMITTER_EMAIL=a@example.com", "GIT_AUTHOR_NAME=A", "GIT_AUTHOR_EMAIL=a@example.com")
+			out, _ := git.CombinedOutput()
+			return strings.Contains(string(out), "No patch files specified"), nil
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/cache")
 			env.Setenv("HOME", env.WorkDir)

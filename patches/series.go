@@ -98,11 +98,7 @@ func FindSeries(name, base string) (*Series, error) {
 	if dir != "" {
 		s.Dir = filepath.Join(dir, name, base)
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		l, _, _ := strings.Cut(lines.Text(), "#")
-		if l = strings.TrimSpace(l); l == "" {
-			continue
-		}
+	for _, l := range mailNames(text) {
 		mail, err := fs.ReadFile(where, path.Join(name, base, l))
 		if err != nil {
 			return nil, fmt.Errorf("read series %s for %s: %w", name, base, err)
@@ -113,6 +109,17 @@ func FindSeries(name, base string) (*Series, error) {
 		return nil, fmt.Errorf("read series %s for %s: the file series names no patch", name, base)
 	}
 	return s, nil
+}
+
+// mailNames returns what a file `series` names.
+func mailNames(text []byte) (names []string) {
+	for l := range strings.Lines(string(text)) {
+		l, _, _ = strings.Cut(l, "#")
+		if l = strings.TrimSpace(l); l != "" {
+			names = append(names, l)
+		}
+	}
+	return names
 }
 
 // Cover returns the text of 0000-cover.md, or nothing.
