@@ -27,7 +27,7 @@ import (
 var commands = []func() *cobra.Command{
 	host.Setup,
 	host.Doctor,
-	gen.Command,
+	func() *cobra.Command { return gen.Command(kconfigs.Open) },
 	gen.DecodeCommand,
 	patches.Command,
 	kconfigs.Command,

@@ -16,78 +16,132 @@ import (
 	"kbuild-run/patches/job"
 )
 
+// Kernel gives the folders of a kernel from the cache: its sources, and with objects
+// the build folder, where those of fs/smb are compiled. They are the caller's until
+// done. In a dry run they may not exist.
+type Kernel func(ctx context.Context, base, series string, objects bool) (source, build string, done func(), err error)
+
 // Command returns kbuild-run gen.
-func Command() *cobra.Command {
-	var check, rewrite bool
-	var tree, object string
+func Command(open Kernel) *cobra.Command {
+	var o options
 	c := &cobra.Command{
-		Use:   "gen",
-		Short: "print the protocol tables as Go, C and Markdown",
+		Use:   "gen [DIR | OBJECT]",
+		Short: "print the protocol tables as Go, C and Markdown, or hold a kernel against them",
 		Long: `Gen reads gen/tables of the checkout it is called in and writes what is printed
 from them: the Go package gen/smb2 and gen/REFERENCE.md. Tables are rewritten in
 their canonical form.
 
 With --check it writes nothing; it prints what would change and exits 1.
 
-With --tree it compares the tables, as they are built in, with the SMB headers of a
-kernel tree, declaration by declaration and by C name, and says same, differs (with a
-diff), missing, or strayed (the same, in a header that not everyone can include). It
-exits 1 unless all are the same. With -w it writes what is not the same into the tree,
-in the style of the block it stands in, and compares again.
+With --tree it compares the tables, as they are built in, with the SMB headers of the
+kernel tree DIR, declaration by declaration and by C name, and says same, differs (with
+a diff), missing, or strayed (the same, in a header that not everyone can include). It
+exits 1 unless all are the same. With -w it writes what is not the same into DIR, in
+the style of the block it stands in, and compares again.
 
 With --layout it compares the structures with what the compiler made of them: with the
-debug information of an object file or module, or of two objects of a kernel's build
-folder, which it compiles once more with -g: that way nothing is left out as unused.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+debug information of OBJECT, an object file or module, or of two objects of a kernel's
+build folder DIR, which it compiles once more with -g: that way nothing is left out as
+unused.
+
+Without DIR or OBJECT it takes the kernel of --base and --series:
+
+  kbuild-run gen --tree --base v6.12 --series notify
+  kbuild-run gen --layout --base v6.12 --series notify`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
 			j := job.From(cmd.Context())
-			switch {
-			case object != "":
-				return proveLayout(cmd.Context(), j, object)
-			case tree != "":
-				return compareTree(j, tree, rewrite)
-			case rewrite:
-				return job.Usage(errors.New("-w without --tree"))
+			if err := o.wrong(args); err != nil {
+				return job.Usage(err)
 			}
-			dir, err := folder()
+			if !o.tree && !o.layout {
+				return regenerateHere(j, o.check)
+			}
+			set, err := Tables()
 			if err != nil {
 				return err
 			}
-			changes, err := regenerate(dir)
-			if err != nil {
-				return err
-			}
-			if !check && !j.DryRun {
-				if err := write(dir, changes); err != nil {
+			source, build := "", ""
+			if len(args) > 0 {
+				source, build = args[0], args[0]
+			} else {
+				var done func()
+				if source, build, done, err = open(cmd.Context(), o.base, o.series, o.layout); err != nil {
 					return err
 				}
-				for _, c := range changes {
-					fmt.Fprintln(j.Out, "wrote", filepath.Join("gen", c.path))
-				}
+				defer done()
+			}
+			switch {
+			case o.layout:
+				return proveLayout(cmd.Context(), j, set, build)
+			case len(args) == 0 && j.DryRun: // the tree is not checked out
 				return nil
 			}
-			for _, c := range changes {
-				fmt.Fprintf(j.Out, "%s", c.diff())
-			}
-			if check && len(changes) > 0 {
-				return job.Failed(fmt.Errorf("check generated files: %d out of date; run: kbuild-run gen", len(changes)))
-			}
-			return nil
+			return compareTree(j, set, source, o.write)
 		},
 	}
-	c.Flags().BoolVar(&check, "check", false, "write nothing, exit 1 if something would change")
-	c.Flags().BoolVarP(&rewrite, "write", "w", false, "with --tree: correct the tree")
-	c.Flags().StringVar(&object, "layout", "", "compare with this object, or this kernel build folder")
-	c.Flags().StringVar(&tree, "tree", "", "compare with the kernel tree in this folder")
+	c.Flags().BoolVar(&o.check, "check", false, "write nothing, exit 1 if something would change")
+	c.Flags().BoolVar(&o.tree, "tree", false, "compare with the headers of a kernel tree")
+	c.Flags().BoolVarP(&o.write, "write", "w", false, "with --tree DIR: correct the tree")
+	c.Flags().BoolVar(&o.layout, "layout", false, "compare with the objects of a kernel")
+	c.Flags().StringVar(&o.base, "base", "", "kernel `BASE` to compare with (default v6.12)")
+	c.Flags().StringVar(&o.series, "series", "", "with the series `NAME` (default none)")
 	return c
 }
 
-// compareTree compares with the headers of a tree, corrected first if rewrite is set.
-func compareTree(j *job.Job, dir string, rewrite bool) error {
-	set, err := Tables()
+// options are the flags of gen.
+type options struct {
+	check, tree, write, layout bool
+	base, series               string
+}
+
+// wrong says what of a command line makes no sense together.
+func (o *options) wrong(args []string) error {
+	compare := o.tree || o.layout
+	switch {
+	case o.check && compare || o.tree && o.layout:
+		return errors.New("one of --check, --tree and --layout is wanted")
+	case o.write && (!o.tree || len(args) == 0):
+		return errors.New("-w without --tree DIR")
+	case !compare && len(args) > 0:
+		return fmt.Errorf("%s without --tree or --layout", args[0])
+	case o.base+o.series != "" && (!compare || len(args) > 0):
+		return errors.New("--base and --series are for --tree and --layout without a folder")
+	}
+	return nil
+}
+
+// regenerateHere writes the generated files of the checkout that the working directory
+// is in, or, with check, says what it would write.
+func regenerateHere(j *job.Job, check bool) error {
+	dir, err := folder()
 	if err != nil {
 		return err
 	}
+	changes, err := regenerate(dir)
+	if err != nil {
+		return err
+	}
+	if !check && !j.DryRun {
+		if err := write(dir, changes); err != nil {
+			return err
+		}
+		for _, c := range changes {
+			fmt.Fprintln(j.Out, "wrote", filepath.Join("gen", c.path))
+		}
+		return nil
+	}
+	for _, c := range changes {
+		fmt.Fprintf(j.Out, "%s", c.diff())
+	}
+	if check && len(changes) > 0 {
+		return job.Failed(fmt.Errorf("check generated files: %d out of date; run: kbuild-run gen", len(changes)))
+	}
+	return nil
+}
+
+// compareTree compares with the headers of a tree, corrected first if rewrite is set.
+func compareTree(j *job.Job, set *table.Set, dir string, rewrite bool) error {
 	t, err := kernel.ReadTree(dir)
 	if err != nil {
 		return err
@@ -110,11 +164,7 @@ func compareTree(j *job.Job, dir string, rewrite bool) error {
 }
 
 // proveLayout compares with an object, or with those of a build folder.
-func proveLayout(ctx context.Context, j *job.Job, path string) error {
-	set, err := Tables()
-	if err != nil {
-		return err
-	}
+func proveLayout(ctx context.Context, j *job.Job, set *table.Set, path string) error {
 	objects := []string{path}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -130,7 +180,7 @@ func proveLayout(ctx context.Context, j *job.Job, path string) error {
 			return err
 		}
 	}
-	findings, err := kernel.Prove(set, kernel.Release(path), info.IsDir(), objects...)
+	findings, err := kernel.Prove(set, kernel.Release(path), len(objects) == len(kernel.Units), objects...)
 	if err != nil {
 		return err
 	}

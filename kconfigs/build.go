@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"kbuild-run/gen/kernel"
 	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
@@ -140,6 +141,57 @@ func enter(ctx context.Context, s *job.Step, t *patches.Tree, names []string, cc
 	return f, release, nil
 }
 
+// Open puts the tree of a base and a series in place and, with objects, compiles what
+// the kernel of the default fragments has of gen/kernel.Units. Source and build folder
+// are the caller's until done.
+func Open(ctx context.Context, base, series string, objects bool) (source, build string, done func(), err error) {
+	j := job.From(ctx)
+	var t *patches.Tree
+	err = j.Step("tree", func(s *job.Step) (err error) {
+		t, err = patches.Prepare(ctx, s, patches.Options{Base: base, Series: series})
+		return err
+	})
+	if err != nil {
+		return "", "", nil, err
+	}
+	if !objects {
+		source, done, err = t.Checkout(ctx)
+		return source, "", done, err
+	}
+	err = j.Step("objects", func(s *job.Step) error {
+		names, want, err := Options{}.request(t.Base)
+		if err != nil {
+			return err
+		}
+		if err := needs(); err != nil {
+			return err
+		}
+		cc, err := compiler(ctx)
+		if err != nil {
+			return err
+		}
+		f, release, err := enter(ctx, s, t, names, cc)
+		if err != nil {
+			return err
+		}
+		targets := make([]string, len(kernel.Units))
+		for i, u := range kernel.Units {
+			targets[i] = u + ".o"
+		}
+		if err = f.configure(ctx, s, want); err == nil {
+			_, err = f.compile(ctx, s, targets...)
+		}
+		if err != nil {
+			release()
+			return err
+		}
+		source, build, done = f.tree, f.dir, release
+		s.Note("%s", strings.Join(targets, ", "))
+		return nil
+	})
+	return source, build, done, err
+}
+
 // configure makes .config and checks that nothing asked for is lost. A .config
 // that does not change keeps its date.
 func (f *folder) configure(ctx context.Context, s *job.Step, want []line) error {
@@ -198,19 +250,22 @@ func (f *folder) configured(ctx context.Context, want []line) bool {
 // compiled is how Kbuild names an object it makes.
 var compiled = regexp.MustCompile(`^  (CC|AS)( \[M\])? `)
 
-// compile builds the kernel and its modules and returns how many objects were
-// compiled.
-func (f *folder) compile(ctx context.Context, s *job.Step) (objects int, err error) {
+// compile builds targets, or the kernel and its modules, and returns how many objects
+// were compiled.
+func (f *folder) compile(ctx context.Context, s *job.Step, targets ...string) (objects int, err error) {
 	about, most := "", 0
 	_, err = os.Stat(filepath.Join(f.dir, "vmlinux"))
-	whole := errors.Is(err, os.ErrNotExist)
+	whole := errors.Is(err, os.ErrNotExist) && len(targets) == 0
+	if len(targets) == 0 {
+		targets = []string{"bzImage", "modules"}
+	}
 	if b, err := os.ReadFile(f.expected); err == nil && whole {
 		if most, _ = strconv.Atoi(strings.TrimSpace(string(b))); most > 0 {
 			about = fmt.Sprintf(" of about %d", most)
 		}
 	}
 	// Each target's output in one piece, so that an error keeps its lines.
-	c := f.make("--output-sync=target", "bzImage", "modules")
+	c := f.make(append([]string{"--output-sync=target"}, targets...)...)
 	var e complaints
 	c.Line = func(l string) {
 		if compiled.MatchString(l) {

@@ -16,8 +16,8 @@ import (
 	"kbuild-run/patches/job"
 )
 
-// units are the sources that between them include every header with a wire structure.
-var units = []string{"fs/smb/server/smb2pdu", "fs/smb/client/smb2pdu"}
+// Units are the sources that between them include every header with a wire structure.
+var Units = []string{"fs/smb/server/smb2pdu", "fs/smb/client/smb2pdu"}
 
 var (
 	savedCommand = regexp.MustCompile(`(?m)^(?:saved)?cmd_\S+ := (.*)$`)
@@ -28,14 +28,14 @@ var (
 // Objects returns objects with debug information of a kernel's build folder. A kernel
 // is built without it; but kbuild leaves the command of every object behind, and the
 // same command with -g gives it in seconds. Types that the source does not use are
-// kept. The objects are below temp.
+// kept. The objects are below temp, one for each of Units that the kernel has.
 func Objects(ctx context.Context, build, temp string) ([]string, error) {
 	var objects []string
-	for _, u := range units {
+	for _, u := range Units {
 		path := filepath.Join(build, filepath.Dir(u), "."+filepath.Base(u)+".o.cmd")
 		text, err := os.ReadFile(path)
 		if os.IsNotExist(err) {
-			continue // the client is not built in
+			continue // the kernel has no client
 		}
 		if err != nil {
 			return nil, err
@@ -55,7 +55,7 @@ func Objects(ctx context.Context, build, temp string) ([]string, error) {
 		objects = append(objects, object)
 	}
 	if len(objects) == 0 {
-		return nil, fmt.Errorf("find objects in %s: no %s.o, want the folder of a kernel built with ksmbd; run: kbuild-run kernel build", build, units[0])
+		return nil, fmt.Errorf("find objects in %s: no %s.o, want the folder of a kernel built with ksmbd; run: kbuild-run kernel build", build, Units[0])
 	}
 	return objects, nil
 }
@@ -84,8 +84,8 @@ func Release(path string) Version {
 
 // Prove compares the structures of the tables with those of the objects, in names,
 // sizes, offsets and types. A compiler leaves out the types that a source does not use;
-// unless the objects are complete, as those of Objects are, one that is not there is
-// Unused and not Missing.
+// unless the objects are complete, as those of Objects for all Units are, one that is
+// not there is Unused and not Missing.
 func Prove(set *table.Set, v Version, complete bool, objects ...string) ([]*Finding, error) {
 	names := map[string]bool{}
 	for _, d := range set.Decls() {
