@@ -55,42 +55,14 @@ func (src source) fromPackage(ctx context.Context, s *job.Step, dir, tree string
 		}
 	}
 	apt := filepath.Join(dir, "apt")
-	if err := remake(ctx, apt); err != nil {
-		return "", err
-	}
 	defer func() {
 		if !job.From(ctx).DryRun {
 			os.RemoveAll(apt)
 		}
 	}()
-	s.Progress("find the host's Debian mirror")
-	mirror, err := hostMirror(ctx, src.Suite)
+	conf, err := PrivateApt(ctx, s, apt, src.Suite)
 	if err != nil {
 		return "", fmt.Errorf("download %s: %w", src.Package, err)
-	}
-	signed := ""
-	if _, err := os.Stat(keyring); err == nil {
-		signed = "[signed-by=" + keyring + "] "
-	}
-	for _, d := range []string{"state/lists/partial", "cache/archives/partial"} {
-		if err := remake(ctx, filepath.Join(apt, d)); err != nil {
-			return "", err
-		}
-	}
-	for name, text := range map[string]string{
-		"apt.conf":     fmt.Sprintf(aptConf, apt),
-		"sources.list": fmt.Sprintf("deb %s%s %s main\n", signed, mirror, src.Suite),
-		"status":       "",
-	} {
-		if err := writeFile(ctx, filepath.Join(apt, name), text); err != nil {
-			return "", err
-		}
-	}
-
-	s.Progress("read the package list of %s", src.Suite)
-	conf := filepath.Join(apt, "apt.conf")
-	if err := job.Command("apt-get", "-c", conf, "-q", "update").Run(ctx); err != nil {
-		return "", aptError(src, "read the package list of "+src.Suite, err)
 	}
 	get := job.Command("apt-get", "-c", conf, "-q", "-o", "APT::Sandbox::User=", "-o", "APT::Status-Fd=1", "download", src.Package).In(apt)
 	get.Line = func(l string) {
@@ -100,7 +72,7 @@ func (src source) fromPackage(ctx context.Context, s *job.Step, dir, tree string
 		}
 	}
 	if err := get.Run(ctx); err != nil {
-		return "", aptError(src, "download "+src.Package, err)
+		return "", aptError("download "+src.Package, err)
 	}
 
 	deb := filepath.Join(apt, src.Package+"_VERSION_all.deb")
@@ -122,6 +94,42 @@ func (src source) fromPackage(ctx context.Context, s *job.Step, dir, tree string
 		return "", err
 	}
 	return src.Package + " " + version, untar(ctx, s, filepath.Join(apt, "usr/src", src.Package+".tar.xz"), tree)
+}
+
+// PrivateApt makes a configuration of apt-get in dir, which becomes a new folder,
+// whose only packages are those of one Debian suite on the host's mirror, and
+// downloads their list. The host's apt is left as it is, and no root is needed.
+// Use it with: apt-get -c conf -o APT::Sandbox::User=
+func PrivateApt(ctx context.Context, s *job.Step, dir, suite string) (conf string, err error) {
+	s.Progress("find the host's Debian mirror")
+	mirror, err := hostMirror(ctx, suite)
+	if err != nil {
+		return "", err
+	}
+	signed := ""
+	if _, err := os.Stat(keyring); err == nil {
+		signed = "[signed-by=" + keyring + "] "
+	}
+	for _, d := range []string{"", "state/lists/partial", "cache/archives/partial"} {
+		if err := remake(ctx, filepath.Join(dir, d)); err != nil {
+			return "", err
+		}
+	}
+	for name, text := range map[string]string{
+		"apt.conf":     fmt.Sprintf(aptConf, dir),
+		"sources.list": fmt.Sprintf("deb %s%s %s main\n", signed, mirror, suite),
+		"status":       "",
+	} {
+		if err := writeFile(ctx, filepath.Join(dir, name), text); err != nil {
+			return "", err
+		}
+	}
+	s.Progress("read the package list of %s", suite)
+	conf = filepath.Join(dir, "apt.conf")
+	if err := job.Command("apt-get", "-c", conf, "-q", "update").Run(ctx); err != nil {
+		return "", aptError("read the package list of "+suite, err)
+	}
+	return conf, nil
 }
 
 // releaseURI takes the archive and the suite out of a line of `apt-get update
@@ -160,7 +168,7 @@ func pickMirror(uris, suite string) (mirror string) {
 }
 
 // aptError says what apt complained about, without the rest of its output.
-func aptError(src source, doing string, err error) error {
+func aptError(doing string, err error) error {
 	var ce *job.CmdError
 	if !errors.As(err, &ce) {
 		return err

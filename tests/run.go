@@ -18,6 +18,7 @@ import (
 	"kbuild-run/tests/pcap"
 	"kbuild-run/tests/report"
 	"kbuild-run/tests/scenario"
+	"kbuild-run/tests/torture"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
 )
@@ -36,6 +37,24 @@ type Options struct {
 	Alone     bool     // leave out the base without the series
 	Keep      bool     // leave the guests running until the job is interrupted
 	Out       string   // folder for results; "": out
+	Torture   Torture
+}
+
+// scenarios are those to run: none when only tests of smbtorture are wanted.
+func (o Options) scenarios() ([]*scenario.Scenario, error) {
+	if o.Torture.Patterns != nil && o.Scenarios == nil {
+		return nil, nil
+	}
+	return Scenarios(o.Folder, o.Scenarios...)
+}
+
+// torture are the patterns of the tests of smbtorture to run: some without being
+// asked where two kernels are compared.
+func (o Options) torture() []string {
+	if o.Torture.Patterns == nil && o.Scenarios == nil && !o.Alone {
+		return quickTorture
+	}
+	return o.Torture.Patterns
 }
 
 // pending are the bases that keep a CHANGE_NOTIFY pending without the series, and
@@ -58,6 +77,7 @@ type kernel struct {
 	column  report.Column
 	vm      *vmrunner.VM
 	result  []*scenario.Result
+	torture []torture.Result
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -66,7 +86,7 @@ type kernel struct {
 func Main(ctx context.Context, o Options) error {
 	j := job.From(ctx)
 	began := time.Now()
-	scenarios, err := Scenarios(o.Folder, o.Scenarios...)
+	scenarios, err := o.scenarios()
 	if err != nil {
 		return job.Usage(err)
 	}
@@ -87,6 +107,9 @@ func Main(ctx context.Context, o Options) error {
 	o.plan(j, base.Name, len(scenarios))
 
 	if err := j.Step("host", func(s *job.Step) error { return checkHost(ctx) }); err != nil {
+		return err
+	}
+	if err := o.Torture.prepare(ctx, o.torture()); err != nil {
 		return err
 	}
 	for _, k := range kernels {
@@ -141,6 +164,11 @@ func Main(ctx context.Context, o Options) error {
 		}
 		r.Scenarios = append(r.Scenarios, row)
 	}
+	rows, err := o.Torture.rows(kernels, out)
+	if err != nil {
+		return err
+	}
+	r.Scenarios = append(r.Scenarios, rows...)
 	r.Steps, r.Time = j.Steps(), time.Since(began)
 	if err := r.Files(out); err != nil {
 		return err
@@ -189,6 +217,15 @@ func (o Options) command() string {
 		add("--scenario", p)
 	}
 	add("--scenarios", o.Folder)
+	for _, p := range o.Torture.Patterns {
+		add("--torture", p)
+	}
+	if o.Torture.Newest {
+		words = append(words, "--torture-newest")
+	}
+	if o.Torture.Deadline != torture.Deadline && o.Torture.Deadline != 0 {
+		add("--torture-deadline", o.Torture.Deadline.String())
+	}
 	add("--accel", o.Accel)
 	if o.Repeat > 1 {
 		add("--repeat", strconv.Itoa(o.Repeat))
@@ -312,15 +349,16 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		k.column.Failure = err.Error()
 		return k.stop(ctx)
 	}
-	err = j.Step(k.step("scenarios"), func(s *job.Step) (err error) {
-		n := 0
-		k.result, err = scenario.RunTimes(ctx, GuestServer(k.column.Server, k.tree.Base, k.vm), scenarios, o.Repeat, func(*scenario.Result) {
-			n++
-			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
+	server := GuestServer(k.column.Server, k.tree.Base, k.vm)
+	if len(scenarios) > 0 {
+		err = k.scenarios(ctx, o, server, scenarios)
+	}
+	if len(o.Torture.tests) > 0 && err == nil && k.vm.Err() == nil {
+		err = j.Step(k.step("smbtorture"), func(s *job.Step) (err error) {
+			k.torture, err = o.Torture.run(ctx, s, server, k.role != report.Before)
+			return err
 		})
-		s.Note("%s", scenario.Count(k.result))
-		return err
-	})
+	}
 	switch died := k.vm.Err(); {
 	case died != nil:
 		k.column.Failure = died.Error()
@@ -336,6 +374,19 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		}
 	}
 	return k.stop(ctx)
+}
+
+// scenarios runs the scenarios.
+func (k *kernel) scenarios(ctx context.Context, o Options, server *scenario.Server, scenarios []*scenario.Scenario) error {
+	return job.From(ctx).Step(k.step("scenarios"), func(s *job.Step) (err error) {
+		n := 0
+		k.result, err = scenario.RunTimes(ctx, server, scenarios, o.Repeat, func(*scenario.Result) {
+			n++
+			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
+		})
+		s.Note("%s", scenario.Count(k.result))
+		return err
+	})
 }
 
 // stop powers the guest off, so that what it complains about on its way down is

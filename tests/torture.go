@@ -1,0 +1,143 @@
+package tests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/report"
+	"kbuild-run/tests/scenario"
+	"kbuild-run/tests/torture"
+)
+
+// Torture says which tests of smbtorture are run beside the scenarios.
+type Torture struct {
+	Patterns []string      // see torture.Program.List; nil: the caller's own choice
+	Newest   bool          // those of the newest Samba, not of the host's
+	Deadline time.Duration // of a test; 0: torture.Deadline
+
+	program *torture.Program
+	tests   []string
+	missing string // why there is none, when nobody asked for one
+}
+
+// quickTorture is what the main job runs: the tests that the series is about, and
+// that together take a few seconds. smb2.notify.mask alone takes minutes.
+var quickTorture = []string{"smb2.notify", "!smb2.notify.mask", "smb2.notify-inotify", "smb2.compound.interim*"}
+
+func (o *Torture) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringSliceVar(&o.Patterns, "torture", nil, "run the tests of smbtorture that match `PATTERN`, and only the\nscenarios that --scenario names; !PATTERN leaves tests out")
+	f.BoolVar(&o.Newest, "torture-newest", false, "take the smbtorture of the newest Samba, downloaded once")
+	f.DurationVar(&o.Deadline, "torture-deadline", torture.Deadline, "how long a test of smbtorture may take")
+}
+
+// prepare finds smbtorture and the tests that are wanted.
+func (o *Torture) prepare(ctx context.Context, patterns []string) error {
+	if patterns == nil {
+		return nil
+	}
+	asked := o.Patterns != nil || o.Newest
+	return job.From(ctx).Step("smbtorture", func(s *job.Step) (err error) {
+		if o.Newest {
+			o.program, err = torture.Newest(ctx, s)
+		} else {
+			o.program, err = torture.Installed(ctx)
+		}
+		switch {
+		case errors.Is(err, torture.ErrNone) && !asked:
+			o.missing = err.Error()
+			s.Note("%v", err)
+			return nil
+		case err != nil || o.program == nil:
+			return err
+		}
+		if o.tests, err = o.program.List(ctx, patterns...); err != nil {
+			return job.Usage(err)
+		}
+		s.Note("%s, %d tests", o.program.Version, len(o.tests))
+		return nil
+	})
+}
+
+// run runs the tests against server. A known failure of it is a skip with its
+// reason when judged.
+func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server, judged bool) ([]torture.Result, error) {
+	t := torture.Server{Addr: server.Addr, Share: server.Share, User: server.User, Kind: server.Kind, Version: server.Version}
+	if server.Shell != nil {
+		t.Empty = func(ctx context.Context) error { return server.Shell(ctx, "", "rm -rf ./* ./.[!.]*") }
+	}
+	known, err := torture.LoadKnown(o.program, t)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	results, err := o.program.Run(ctx, t, o.tests, torture.Options{Deadline: o.Deadline, Done: func(r torture.Result) {
+		n++
+		s.Progress("%d of %d, %s", n, len(o.tests), r.Test)
+	}})
+	count := map[torture.Outcome]int{}
+	for i := range results {
+		if judged {
+			results[i] = known.Judge(results[i])
+		}
+		count[results[i].Outcome]++
+	}
+	s.Note("%d passed, %d failed, %d skipped", count[torture.Passed], count[torture.Failed], count[torture.Skipped])
+	return results, err
+}
+
+// tortureRows are the tests of smbtorture as rows of the report. What passes
+// without the series has to pass with it.
+func (o *Torture) rows(kernels []*kernel, out string) (rows []report.Scenario, err error) {
+	if o.missing != "" {
+		row := report.Scenario{Name: "smbtorture", Shows: "The tests of Samba that the series is about."}
+		for range kernels {
+			row.Results = append(row.Results, report.Result{Status: report.Skipped, Reason: o.missing})
+		}
+		return []report.Scenario{row}, nil
+	}
+	for i, test := range o.tests {
+		row := report.Scenario{Name: test, Shows: "A test of smbtorture " + o.program.Version + "."}
+		passes := false // without the series
+		for _, k := range kernels {
+			cell := report.Result{}
+			if i < len(k.torture) {
+				r := k.torture[i]
+				cell = report.Result{Status: report.Status(r.Outcome), Time: r.Time, Reason: r.Reason}
+				switch {
+				case k.role == report.Before:
+					passes = r.Outcome == torture.Passed
+				case passes && r.Outcome != torture.Passed:
+					cell.Status, cell.Reason = report.Failed, "it passes without the series\n"+r.Reason
+				}
+				if cell.Status != report.Passed {
+					cell.Folder = filepath.Join(string(k.role), test)
+					if err := tortureEvidence(r, filepath.Join(out, cell.Folder)); err != nil {
+						return nil, err
+					}
+				}
+			}
+			row.Results = append(row.Results, cell)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// tortureEvidence writes what a test printed.
+func tortureEvidence(r torture.Result, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "smbtorture.txt"), []byte(r.Output), 0o644); err != nil {
+		return fmt.Errorf("write evidence of %s: %w", r.Test, err)
+	}
+	return nil
+}
