@@ -46,11 +46,14 @@ func samba(ctx context.Context, kernel string) (*scenario.Server, func() error, 
 			return err
 		},
 	}
-	server.Lacks = map[string]string{"mount": "the mounts of this machine are left alone"}
+	server.Lacks = map[string]string{
+		"mount":   "the mounts of this machine are left alone",
+		"restart": "ksmbd alone has a module to be taken out",
+	}
 	if !s.Streams {
 		server.Lacks["streams"] = "named streams need Debian's package samba-vfs-modules"
 	}
-	for _, tool := range []string{"setfattr", "exch"} {
+	for _, tool := range []string{"exch", "setfattr"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			server.Lacks["tools"] = "this machine has no " + tool
 		}

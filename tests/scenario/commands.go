@@ -35,9 +35,9 @@ var vocabulary map[string]*command
 func init() {
 	const watched = "-filter F -tree -size N"
 	vocabulary = map[string]*command{
-		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-bind NAME]",
-			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -bind adds a channel to a session",
-			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -bind NAME", 1, 1, connect},
+		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-bind NAME] [-patient]",
+			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -bind adds a channel to a session, -patient waits for a server that starts",
+			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -bind NAME -patient", 1, 1, connect},
 		"open": {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-delete-on-close] [-lease rwh] [-guid WORD [-replay|-reconnect]]",
 			"open what is there; the handle is named after the last part of PATH; -lease asks for a lease, which must be granted, -guid for a durable handle with a CreateGuid made of WORD, -replay sends that CREATE again, -reconnect asks for the handle of a connection that is gone",
 			opening, 2, 2, open},
@@ -74,7 +74,7 @@ func init() {
 		"reauth":     {"reauth NAME [-wrong]", "authenticate the session's user anew, with a wrong password", "-wrong", 1, 1, reauth},
 		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
-		"server":     {"server COMMAND", "run a shell command on the server, in the scenario's folder", plain, 1, 0, serverCommand},
+		"server":     {"server COMMAND [&]", "run a shell command on the server, in the scenario's folder; with & behind it the scenario goes on meanwhile", plain, 1, 0, serverCommand},
 		"repeat":     {"repeat N COMMAND", "run a scenario command N times; {n} in it counts from 1", plain, 2, 0, repeat},
 		"allow":      {"allow NAME RULE ...", "accept what breaks these rules of the client", plain, 2, 0, allow},
 	}
@@ -251,9 +251,15 @@ func connect(st *state, l *line) (err error) {
 		if p := old["-bind"]; p != nil {
 			o.ClientGUID, setup.Bind = p.conn.Options.ClientGUID, p.sess
 		}
-		if p.conn, err = client.Dial(ctx, st.server.Addr, o); err != nil {
-			return fmt.Errorf("connect to %s: %w", st.server.Addr, err)
+		for {
+			if p.conn, err = client.Dial(ctx, st.server.Addr, o); err == nil {
+				break
+			}
+			if !l.has("-patient") || ctx.Err() != nil {
+				return fmt.Errorf("connect to %s: %w", st.server.Addr, err)
+			}
 		}
+		p.conn.Allow(st.server.Allow...)
 		st.order = append(st.order, p)
 	}
 	if p.sess == nil {
@@ -324,9 +330,14 @@ func serverCommand(st *state, l *line) error {
 	if st.server.Shell == nil {
 		return errors.New(st.server.Name + " has no shell for us; the scenario's head must say: # needs: shell")
 	}
+	command := strings.Join(l.words, " ")
+	if rest, ok := strings.CutSuffix(command, " &"); ok {
+		st.behind.Go(func() error { return st.server.Shell(st.ctx, st.folder, rest) })
+		return nil
+	}
 	ctx, cancel := st.answer()
 	defer cancel()
-	return st.server.Shell(ctx, st.folder, strings.Join(l.words, " "))
+	return st.server.Shell(ctx, st.folder, command)
 }
 
 func repeat(st *state, l *line) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sync/errgroup"
 
 	"kbuild-run/gen/smb2"
 	"kbuild-run/tests/client"
@@ -81,10 +82,10 @@ type Mismatch struct {
 
 func (m *Mismatch) Error() string { return "want " + m.Want + ", got " + m.Got }
 
-// Run runs the scenarios against the server, several at a time, and returns a
-// result for each in their order. done, when set, gets each as it ends. Each
-// scenario has a fresh folder of its own in the share; the error is one of
-// making those.
+// Run runs the scenarios against the server, several at a time and those that
+// restart it behind the others, and returns a result for each in their order.
+// done, when set, gets each as it ends. Each scenario has a fresh folder of its
+// own in the share; the error is one of making those.
 func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*Result)) ([]*Result, error) {
 	tmp, err := os.MkdirTemp("", "kbuild-run-scenarios-")
 	if err != nil {
@@ -109,20 +110,34 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 	slots := make(chan struct{}, 8*runtime.NumCPU())
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	run := func(i int) {
+		s := scenarios[i]
+		r := runOne(ctx, server.forScenario(s), s, folder+"/"+s.Name, filepath.Join(tmp, s.Name), slots)
+		mu.Lock()
+		defer mu.Unlock()
+		results[i] = r
+		if done != nil {
+			done(r)
+		}
+	}
+	var last []int
 	for i, s := range scenarios {
+		if s.Has("restart") {
+			last = append(last, i)
+			continue
+		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			r := runOne(ctx, server.forScenario(s), s, folder+"/"+s.Name, filepath.Join(tmp, s.Name), slots)
-			mu.Lock()
-			defer mu.Unlock()
-			results[i] = r
-			if done != nil {
-				done(r)
-			}
+			run(i)
 		})
 	}
 	wg.Wait()
+	for _, i := range last {
+		slots <- struct{}{}
+		run(i)
+		<-slots
+	}
 	return results, ctx.Err()
 }
 
@@ -249,12 +264,18 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 			},
 		})
 	})
+	if t.failed {
+		cancel()
+	}
+	behind := st.behind.Wait()
 	for _, p := range st.order {
 		p.conn.Drop()
 	}
 	switch {
 	case t.failed:
 		r.Outcome, r.Failure = Failed, st.failure(t.log.String())
+	case behind != nil:
+		r.Outcome, r.Failure = Failed, &Failure{Step: "server COMMAND &", Want: "the command to succeed", Got: behind.Error()}
 	case t.skipped != "":
 		r.Outcome, r.Reason = Skipped, t.skipped
 	default:
@@ -327,6 +348,7 @@ type state struct {
 	files    map[string]*handle
 	requests map[string]*request
 	slots    chan struct{}
+	behind   errgroup.Group // commands on the server that nobody waits for
 	failed   *Failure
 }
 

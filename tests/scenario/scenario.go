@@ -56,6 +56,7 @@ var Needs = map[string]string{
 	"streams": "named streams",
 	"tools":   "the programs setfattr and exch on the server",
 	"mount":   "a shell on the server that may mount",
+	"restart": "a server that may be stopped and started: it runs behind all others",
 }
 
 // Has says that the scenario needs what.

@@ -23,6 +23,10 @@ type Server struct {
 	// Lacks says why the server has not what a scenario may need, by need.
 	Lacks map[string]string
 
+	// Allow are rules of the client that the server is known to break, see
+	// client.Conn.Allow.
+	Allow []string
+
 	// Shell runs a command as a local process of the server, in a folder below
 	// the share's; nil: the server has no shell for us.
 	Shell func(ctx context.Context, folder, command string) error
