@@ -20,6 +20,12 @@ type segment struct {
 	seq        int // of its first byte, from 0 behind the SYN
 	data       string
 	flags      string // S F
+	snap       int    // bytes of data that the capture has, 0 all
+}
+
+// packets are the writers of both formats.
+type packets interface {
+	WritePacket(gopacket.CaptureInfo, []byte) error
 }
 
 // write returns a capture of the segments, a millisecond apart.
@@ -30,6 +36,27 @@ func write(t testing.TB, segments []segment) []byte {
 	if err := w.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
 		t.Fatal(err)
 	}
+	put(t, w, segments)
+	return b.Bytes()
+}
+
+// writeNg is write for pcapng.
+func writeNg(t testing.TB, segments []segment) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := pcapgo.NewNgWriter(&b, layers.LinkTypeEthernet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, w, segments)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func put(t testing.TB, w packets, segments []segment) {
+	t.Helper()
 	for i, s := range segments {
 		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: net.IPv4(127, 0, 0, 1), DstIP: net.IPv4(127, 0, 0, 2)}
 		tcp := &layers.TCP{SrcPort: 50000, DstPort: 445, Seq: uint32(1001 + s.seq), ACK: true, Window: 1000,
@@ -49,12 +76,16 @@ func write(t testing.TB, segments []segment) []byte {
 		if err := gopacket.SerializeLayers(out, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, tcp, gopacket.Payload(s.data)); err != nil {
 			t.Fatal(err)
 		}
-		ci := gopacket.CaptureInfo{Timestamp: time.Unix(0, int64(i)*1e6).UTC(), CaptureLength: len(out.Bytes()), Length: len(out.Bytes())}
-		if err := w.WritePacket(ci, out.Bytes()); err != nil {
+		data := out.Bytes()
+		ci := gopacket.CaptureInfo{Timestamp: time.Unix(0, int64(i)*1e6).UTC(), Length: len(data)}
+		if s.snap > 0 {
+			data = data[:len(data)-len(s.data)+s.snap]
+		}
+		ci.CaptureLength = len(data)
+		if err := w.WritePacket(ci, data); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return b.Bytes()
 }
 
 // framed is a message behind its length.
@@ -79,6 +110,10 @@ func TestRead(t *testing.T) {
 		{"both directions", []segment{syn, {flags: "S", fromServer: true}, {seq: 0, data: a}, {seq: 0, data: c, fromServer: true}}, "2ms c first message\n3ms s third\n"},
 		{"a hole", []segment{syn, {seq: 0, data: a}, {seq: len(a) + 5, data: all[len(a)+5:]}},
 			fmt.Sprintf("1ms c first message\n2ms c third lost %d\n", len(b))},
+		{"cut by a snapshot length", []segment{syn, {seq: 0, data: a + b, snap: len(a) + 6}, {seq: len(a + b), data: c}},
+			fmt.Sprintf("1ms c first message\n2ms c third lost %d\n", len(b))},
+		{"cut in the middle of its first message", []segment{syn, {seq: 0, data: a, snap: 6}, {seq: len(a), data: b}, {seq: len(a + b), data: c}},
+			fmt.Sprintf("2ms c second lost %d\n3ms c third\n", len(a))},
 		{"begins in a message", []segment{{seq: 7, data: all[7:]}}, fmt.Sprintf("0ms c second lost %d\n0ms c third\n", len(a)-7)},
 		{"begins with the server", []segment{{seq: 0, data: a, fromServer: true}}, "0ms s first message\n"},
 		{"cut off", []segment{syn, {seq: 0, data: a + b[:6]}}, "1ms c first message\n"},
@@ -86,28 +121,35 @@ func TestRead(t *testing.T) {
 		{"closed", []segment{syn, {seq: 0, data: a, flags: "F"}}, "1ms c first message\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			frames, err := Read(bytes.NewReader(write(t, tt.segments)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			for _, f := range frames {
-				side := "s"
-				if f.FromClient {
-					side = "c"
+			for format, file := range map[string][]byte{"pcap": write(t, tt.segments), "pcapng": writeNg(t, tt.segments)} {
+				frames, err := Read(bytes.NewReader(file))
+				if err != nil {
+					t.Fatal(err)
 				}
-				_, text, _ := strings.Cut(string(f.Data), "-")
-				line := fmt.Sprintf("%dms %s %s", f.Time.UnixMilli(), side, text)
-				if f.Lost > 0 {
-					line += fmt.Sprintf(" lost %d", f.Lost)
+				if got := words(frames); got != tt.want {
+					t.Errorf("%s: got\n%swant\n%s", format, got, tt.want)
 				}
-				got += line + "\n"
-			}
-			if got != tt.want {
-				t.Errorf("got\n%swant\n%s", got, tt.want)
 			}
 		})
 	}
+}
+
+// words is frames as the rows of TestRead have them.
+func words(frames []Frame) string {
+	var b strings.Builder
+	for _, f := range frames {
+		side := "s"
+		if f.FromClient {
+			side = "c"
+		}
+		_, text, _ := strings.Cut(string(f.Data), "-")
+		fmt.Fprintf(&b, "%dms %s %s", f.Time.UnixMilli(), side, text)
+		if f.Lost > 0 {
+			fmt.Fprintf(&b, " lost %d", f.Lost)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
 }
 
 // TestCutFile reads a capture that ends anywhere: what is whole is read.
