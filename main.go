@@ -14,6 +14,7 @@ import (
 
 	"kbuild-run/gen"
 	"kbuild-run/kconfigs"
+	"kbuild-run/kconfigs/check"
 	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
@@ -29,7 +30,7 @@ var commands = []func() *cobra.Command{
 	host.Doctor,
 	func() *cobra.Command { return gen.Command(kconfigs.Open) },
 	gen.DecodeCommand,
-	patches.Command,
+	func() *cobra.Command { return patches.Command(check.Command()) },
 	kconfigs.Command,
 	rootfs.Command,
 	vmrunner.Command,

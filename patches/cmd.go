@@ -9,18 +9,20 @@ import (
 	"kbuild-run/patches/job"
 )
 
-// Command returns `kbuild-run series`.
-func Command() *cobra.Command {
+// Command returns `kbuild-run series`, with the commands that later steps of the
+// road add to it.
+func Command(later ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "series",
-		Short: "list, apply, edit and refresh patch series",
+		Short: "list, make, apply, edit, check and send patch series",
 		Long: `A series is a folder patches/NAME/BASE of mails that git am applies: series gives
 their order, 0000-cover.md says what they are for, 0001-*.patch are the mails.
 
 Inside a checkout of kbuild-run every command reads the series from the files on
 disk; elsewhere it takes those built into the program.`,
 	}
-	c.AddCommand(listCommand(), applyCommand(), editCommand(), refreshCommand(), formatCommand(), logCommand())
+	c.AddCommand(listCommand(), applyCommand(), newCommand(), editCommand(), refreshCommand(), formatCommand(), logCommand())
+	c.AddCommand(later...)
 	return c
 }
 
@@ -121,6 +123,46 @@ func (t *Tree) branch(ctx context.Context, s *job.Step, dir, branch string) erro
 		return err
 	}
 	return userGit(dir, "checkout", "--quiet", "-b", branch, t.Commit).Run(ctx)
+}
+
+func newCommand() *cobra.Command {
+	var o Options
+	var dir string
+	c := &cobra.Command{
+		Use:   "new NAME",
+		Short: "start a series, with a git tree to make it in",
+		Long: `New starts the series NAME: it writes a cover text to fill in, and makes a git
+tree of the base with a branch for the patches. Commit there, and write the
+commits into the series with: kbuild-run series refresh NAME`,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			j := job.From(ctx)
+			var t *Tree
+			err := j.Step("tree", func(s *job.Step) (err error) {
+				t, err = Prepare(ctx, s, o)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if err := begin(ctx, args[0], t.Base); err != nil {
+				return err
+			}
+			t.Series = args[0]
+			if dir == "" {
+				dir = editDir(t.Series, t.Base)
+			}
+			if err := j.Step("edit", func(s *job.Step) error { return t.edit(ctx, s, dir) }); err != nil {
+				return err
+			}
+			fmt.Fprintln(j.Out, dir)
+			return nil
+		},
+	}
+	treeFlags(c, &o)
+	c.Flags().StringVar(&dir, "dir", "", "`FOLDER` of the git tree (default out/edit/NAME-BASE)")
+	return c
 }
 
 func editCommand() *cobra.Command {

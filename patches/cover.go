@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -78,13 +76,8 @@ var versionHead = regexp.MustCompile(`^## v(\d+)\s*$`)
 //	Link: https://lore.kernel.org/r/...
 //	- what changed since v1
 func (s *Series) changelog() map[int]entry {
-	where, _ := store()
-	b, err := fs.ReadFile(where, path.Join(s.Name, s.Base, "changes.md"))
-	if err != nil {
-		return nil
-	}
 	log, version := map[int]entry{}, 0
-	for l := range strings.Lines(string(b)) {
+	for l := range strings.Lines(s.Beside("changes.md")) {
 		if m := versionHead.FindStringSubmatch(l); m != nil {
 			fmt.Sscan(m[1], &version)
 			log[version] = entry{}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"kbuild-run/patches/job"
@@ -56,6 +57,34 @@ func (t *Tree) edit(ctx context.Context, s *job.Step, dir string) error {
 		return nil
 	}
 	return os.Rename(tmp, abs)
+}
+
+var seriesName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+
+// begin makes the folder of a new series in the checkout, with a cover text.
+func begin(ctx context.Context, name, base string) error {
+	store := checkout()
+	if store == "" {
+		return errors.New("start series: the working directory is in no checkout of kbuild-run; run it there")
+	}
+	if !seriesName.MatchString(name) {
+		return job.Usage(fmt.Errorf("start series %s: a name is made of a-z, 0-9 and -", name))
+	}
+	if packages, _ := filepath.Glob(filepath.Join(store, name, "*.go")); packages != nil {
+		return job.Usage(fmt.Errorf("start series %s: patches/%s is a package", name, name))
+	}
+	dir := filepath.Join(store, name, base)
+	if _, err := os.Stat(dir); err == nil {
+		return job.Usage(fmt.Errorf("start series %s for %s: it exists; edit it with: kbuild-run series edit %s --base %s", name, base, name, base))
+	}
+	cover := filepath.Join(dir, "0000-cover.md")
+	if dry(ctx, "mkdir -p "+job.Quote(dir)+" && touch "+job.Quote(cover)) {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(cover, []byte(name+": what it does, in one line\n\nWhat a user sees without it. What it does about that.\n"), 0o644)
 }
 
 // refresh writes the commits between "base" and HEAD of dir as mails into the

@@ -119,6 +119,12 @@ func (t *Tree) Steps(ctx context.Context) ([]*Tree, error) {
 	return steps, nil
 }
 
+// Look runs a git command that only looks, in the repository of the tree, and
+// returns what it prints.
+func (t *Tree) Look(ctx context.Context, args ...string) ([]byte, error) {
+	return git(t.Repository(), args...).Probe(ctx)
+}
+
 // Same says whether some paths (git's pathspecs) are in the tree as they are in
 // another commit of the same repository. A commit that is gone is not the same.
 func (t *Tree) Same(ctx context.Context, commit string, paths ...string) bool {
@@ -265,7 +271,7 @@ func (t *Tree) apply(ctx context.Context, s *job.Step, series *Series) (cached b
 // am applies the mails in a new worktree that holds only the files they touch.
 func (t *Tree) am(ctx context.Context, s *job.Step, series *Series, dir string) error {
 	s.Progress("apply %d patches", len(series.Mails))
-	sparse := append([]string{"sparse-checkout", "set", "--no-cone"}, series.files()...)
+	sparse := append([]string{"sparse-checkout", "set", "--no-cone"}, series.Files()...)
 	for i := range sparse[3:] {
 		sparse[3+i] = "/" + sparse[3+i]
 	}

@@ -123,9 +123,12 @@ func mailNames(text []byte) (names []string) {
 }
 
 // Cover returns the text of 0000-cover.md, or nothing.
-func (s *Series) Cover() string {
+func (s *Series) Cover() string { return s.Beside("0000-cover.md") }
+
+// Beside returns the text of a file that lies beside the patches, or nothing.
+func (s *Series) Beside(file string) string {
 	where, _ := store()
-	b, err := fs.ReadFile(where, path.Join(s.Name, s.Base, "0000-cover.md"))
+	b, err := fs.ReadFile(where, path.Join(s.Name, s.Base, file))
 	if err != nil {
 		return ""
 	}
@@ -156,12 +159,21 @@ var (
 	hunkLine = regexp.MustCompile(`^@@ -(\d+)(,\d+)? \+\d+(,\d+)? @@`)
 )
 
-// files returns what the series touches.
-func (s *Series) files() []string {
+// Files returns what the patch touches.
+func (m Mail) Files() []string {
+	set := map[string]bool{}
+	for _, f := range diffLine.FindAllSubmatch(m.Text, -1) {
+		set[string(f[1])], set[string(f[2])] = true, true
+	}
+	return sorted(set)
+}
+
+// Files returns what the series touches.
+func (s *Series) Files() []string {
 	set := map[string]bool{}
 	for _, m := range s.Mails {
-		for _, f := range diffLine.FindAllSubmatch(m.Text, -1) {
-			set[string(f[1])], set[string(f[2])] = true, true
+		for _, f := range m.Files() {
+			set[f] = true
 		}
 	}
 	return sorted(set)

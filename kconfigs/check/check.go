@@ -1,0 +1,394 @@
+// Package check: tree + series -> matrix, what the maintainers' own robots find
+// in each patch.
+//
+// A patch must apply, compile with ksmbd and cifs built in, as modules and left
+// out, bring no new warning of the compiler, of sparse or of kernel-doc, and
+// please checkpatch.pl, codespell and whoever follows its Fixes: tags. What is
+// compared is the tree with the patch and the tree before it. A result is
+// remembered by what it was found in: the two trees, or the text of the patch.
+package check
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"kbuild-run/kconfigs"
+	"kbuild-run/patches"
+	"kbuild-run/patches/job"
+)
+
+// Status is how a check of a patch came out.
+type Status string
+
+const (
+	Pass    Status = "pass"
+	Warn    Status = "warn"
+	Fail    Status = "fail"
+	Skipped Status = "skip" // could not run: Matrix.Skips says why
+	Nothing Status = ""     // has nothing to look at in this patch
+)
+
+// Columns are the checks in their order.
+var Columns = []string{"applies", "y", "m", "n", "sparse", "checkpatch", "kernel-doc", "codespell", "fixes"}
+
+// about says what each check does.
+var about = map[string]string{
+	"applies":    "git am takes it, on the patches before it",
+	"y":          "fs/smb and what the series touches compile with W=1, modules built in; no new warning",
+	"m":          "the same, as modules",
+	"n":          "the same, modules left out",
+	"sparse":     "no new warning of sparse, in y and m",
+	"checkpatch": "checkpatch.pl --strict",
+	"kernel-doc": "no new warning of kernel-doc in the files it touches",
+	"codespell":  "codespell on its message and on what it adds",
+	"fixes":      "Fixes: names a commit of the tree, or of the file known-commits beside the series",
+}
+
+// Cell is what one check found in one patch.
+type Cell struct {
+	Status Status
+	Found  []string // one each; the first line is short
+}
+
+// Row is one patch.
+type Row struct {
+	Mail     patches.Mail
+	Cells    map[string]Cell
+	Accepted []string // found, and accepted with a reason
+}
+
+// Matrix is the checks of a series.
+type Matrix struct {
+	Series, Base string
+	Rows         []Row
+	Skips        map[string]string // checks that could not run, with the reason
+	Looked       int               // checks that ran
+	Remembered   int               // checks that an earlier run made
+}
+
+// Options of Run.
+type Options struct {
+	patches.Options
+	NoBuild bool // leave out what compiles
+	Signed  bool // the patches are sent ones: each must be signed off
+}
+
+// Run checks a series patch by patch. The error says why it could not; what it
+// finds is in the matrix.
+func Run(ctx context.Context, o Options) (*Matrix, error) {
+	j := job.From(ctx)
+	r := &runner{Options: o, m: &Matrix{Skips: map[string]string{}}}
+	if err := j.Step("tree", func(s *job.Step) error { return r.apply(ctx, s) }); err != nil {
+		return nil, err
+	}
+	if j.DryRun && len(r.steps) == 0 {
+		return r.m, nil
+	}
+	err := j.Step("check", func(s *job.Step) error {
+		r.s = s
+		if !o.NoBuild {
+			if err := r.build(ctx); err != nil {
+				return err
+			}
+		}
+		if err := r.texts(ctx); err != nil {
+			return err
+		}
+		s.Note("%d patches, %d checks, %d of them remembered", len(r.m.Rows), r.m.Looked+r.m.Remembered, r.m.Remembered)
+		return r.accept()
+	})
+	return r.m, err
+}
+
+// runner is a run.
+type runner struct {
+	Options
+	s      *job.Step // the one that runs
+	series *patches.Series
+	m      *Matrix
+	steps  []*patches.Tree // the base, and the tree with each patch that applies
+	tools  string          // folder of the tree's scripts; "": not there yet
+}
+
+// set fills a cell; looked says that it was not remembered.
+func (r *runner) set(row int, column string, c Cell, looked bool) {
+	r.m.Rows[row].Cells[column] = c
+	if looked {
+		r.m.Looked++
+	} else {
+		r.m.Remembered++
+	}
+}
+
+// apply finds the series, and makes the tree of each patch, up to the first that
+// does not fit.
+func (r *runner) apply(ctx context.Context, s *job.Step) error {
+	o := r.Options.Options
+	o.Series, o.Given = "", nil
+	bare, err := patches.Prepare(ctx, s, o)
+	if err != nil {
+		return err
+	}
+	if r.series = r.Given; r.series == nil {
+		if r.series, err = patches.FindSeries(r.Series, bare.Base); err != nil {
+			return err
+		}
+	}
+	if job.From(ctx).DryRun {
+		o.Given = r.series
+		_, err := patches.Prepare(ctx, s, o)
+		return err
+	}
+	r.m.Series, r.m.Base = r.series.Name, bare.Base
+	for _, mail := range r.series.Mails {
+		r.m.Rows = append(r.m.Rows, Row{Mail: mail, Cells: map[string]Cell{}})
+	}
+	t := bare
+	for n := len(r.series.Mails); n > 0; n-- {
+		o.Given = &patches.Series{Name: r.series.Name, Mails: r.series.Mails[:n], Dir: r.series.Dir}
+		if t, err = patches.Prepare(ctx, s, o); err == nil {
+			break
+		}
+		if job.Code(err) != job.ExitFailed {
+			return err
+		}
+		// What comes behind a patch that does not fit is not reached.
+		r.m.Rows[n-1].Cells["applies"] = Cell{Fail, []string{err.Error()}}
+		if n < len(r.m.Rows) {
+			delete(r.m.Rows[n].Cells, "applies")
+		}
+		t = bare
+	}
+	if r.steps, err = t.Steps(ctx); err != nil {
+		return err
+	}
+	for i := range r.steps[1:] {
+		r.set(i, "applies", Cell{Status: Pass}, true)
+	}
+	return nil
+}
+
+// folders are those to compile: fs/smb, and where the series touches sources.
+func (r *runner) folders(ctx context.Context) ([]string, error) {
+	set := []string{"fs/smb"}
+	for _, f := range r.series.Files() {
+		var add []string
+		switch top, _, _ := strings.Cut(f, "/"); {
+		case strings.HasPrefix(f, "include/") && strings.HasSuffix(f, ".h"):
+			out, err := r.steps[0].Look(ctx, "grep", "-l", "-F", "<"+strings.TrimPrefix(f, "include/")+">", r.steps[0].Commit, "--", "*.c")
+			if err != nil && len(out) > 0 {
+				return nil, err
+			}
+			for l := range strings.Lines(string(out)) {
+				_, file, _ := strings.Cut(strings.TrimSpace(l), ":")
+				add = append(add, path.Dir(file))
+			}
+		case top == "Documentation" || top == "tools" || top == "scripts" || !strings.Contains(f, "/"):
+		case strings.HasSuffix(f, ".c") || strings.HasSuffix(f, ".h"):
+			add = append(add, path.Dir(f))
+		}
+		for _, d := range add {
+			if d != "fs/smb" && !strings.HasPrefix(d, "fs/smb/") && strings.Count(d, "/") > 0 {
+				set = append(set, d)
+			}
+		}
+	}
+	slices.Sort(set)
+	return slices.Compact(set), nil
+}
+
+// compiles says that a patch touches something that a compiler reads.
+func compiles(m patches.Mail) bool {
+	return slices.ContainsFunc(m.Files(), func(f string) bool {
+		return !strings.HasPrefix(f, "Documentation/") && strings.Contains(f, "/")
+	})
+}
+
+// build compiles each tree and compares what is said about it with what was said
+// about the tree before.
+func (r *runner) build(ctx context.Context) error {
+	folders, err := r.folders(ctx)
+	if err != nil {
+		return err
+	}
+	o := kconfigs.LintOptions{Folders: folders, Sparse: kconfigs.HaveSparse()}
+	if !o.Sparse {
+		r.skip("sparse", "sparse is not installed; install it with: kbuild-run setup --with sparse")
+	}
+	var before map[string]*kconfigs.Lint
+	for i, t := range r.steps {
+		after := map[string]*kconfigs.Lint{}
+		for _, o.Modules = range []string{"y", "m", "n"} {
+			if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
+				after[o.Modules] = before[o.Modules]
+				continue
+			}
+			l, err := kconfigs.LintTree(ctx, r.s, t, o)
+			if err != nil {
+				return err
+			}
+			after[o.Modules] = l
+		}
+		if i > 0 && compiles(r.m.Rows[i-1].Mail) {
+			r.compare(i-1, before, after, o.Sparse)
+		}
+		before = after
+	}
+	return nil
+}
+
+// compare fills the cells of what is compiled.
+func (r *runner) compare(row int, before, after map[string]*kconfigs.Lint, sparse bool) {
+	var found []string
+	looked := false
+	for _, modules := range []string{"y", "m", "n"} {
+		was, is := before[modules], after[modules]
+		looked = looked || !is.Cached
+		c := Cell{Status: Pass}
+		for _, w := range fresh(was.Warnings, is.Warnings) {
+			switch {
+			case w.Tool != "sparse":
+				c.Status = Warn
+				c.Found = append(c.Found, w.Text)
+			case !slices.Contains(found, w.Text):
+				found = append(found, w.Text)
+			}
+		}
+		if is.Failed != "" && is.Failed != was.Failed {
+			c = Cell{Fail, []string{is.Failed}}
+		}
+		r.set(row, modules, c, !is.Cached)
+	}
+	switch {
+	case !sparse:
+		r.m.Rows[row].Cells["sparse"] = Cell{Status: Skipped}
+	case len(found) > 0:
+		r.set(row, "sparse", Cell{Warn, found}, looked)
+	default:
+		r.set(row, "sparse", Cell{Status: Pass}, looked)
+	}
+}
+
+// fresh returns the warnings that were not there before. The same one twice, on
+// other lines, is one more.
+func fresh(before, after []kconfigs.Warning) (found []kconfigs.Warning) {
+	left := slices.Clone(before)
+	for _, w := range after {
+		if i := slices.IndexFunc(left, w.Same); i >= 0 {
+			left = slices.Delete(left, i, i+1)
+		} else {
+			found = append(found, w)
+		}
+	}
+	return found
+}
+
+// skip notes why a check cannot run.
+func (r *runner) skip(column, why string) { r.m.Skips[column] = why }
+
+// accept takes out what the file `accepted` beside the series lists: lines of
+// CHECK, a regular expression, and the reason behind a #.
+func (r *runner) accept() error {
+	if r.Given != nil {
+		return nil
+	}
+	for l := range strings.Lines(r.series.Beside("accepted")) {
+		rule, reason, _ := strings.Cut(strings.TrimSpace(l), " # ")
+		column, pattern, _ := strings.Cut(rule, " ")
+		if column == "" || column == "#" {
+			continue
+		}
+		re, err := regexp.Compile(strings.TrimSpace(pattern))
+		if err != nil || reason == "" || !slices.Contains(Columns, column) {
+			return fmt.Errorf("read accepted of series %s for %s: %q; want: CHECK REGEXP # REASON", r.series.Name, r.m.Base, strings.TrimSpace(l))
+		}
+		for i := range r.m.Rows {
+			row := &r.m.Rows[i]
+			c := row.Cells[column]
+			if c.Status != Warn {
+				continue
+			}
+			c.Found = slices.DeleteFunc(slices.Clone(c.Found), func(f string) bool {
+				if !re.MatchString(f) {
+					return false
+				}
+				first, _, _ := strings.Cut(f, "\n")
+				row.Accepted = append(row.Accepted, column+": "+first+" ("+reason+")")
+				return true
+			})
+			if len(c.Found) == 0 {
+				c.Status = Pass
+			}
+			row.Cells[column] = c
+		}
+	}
+	return nil
+}
+
+// marks are how the matrix shows a status.
+var marks = map[Status]string{Pass: "ok", Warn: "WARN", Fail: "FAIL", Skipped: "skip", Nothing: "-"}
+
+// Print prints the matrix and, below it, what was found.
+func (m *Matrix) Print(w io.Writer) {
+	fmt.Fprintf(w, "%3s", "")
+	for _, c := range Columns {
+		fmt.Fprintf(w, "  %-*s", max(4, len(c)), c)
+	}
+	fmt.Fprintln(w)
+	for i, row := range m.Rows {
+		fmt.Fprintf(w, "%3d", i+1)
+		for _, c := range Columns {
+			fmt.Fprintf(w, "  %-*s", max(4, len(c)), marks[row.Cells[c].Status])
+		}
+		fmt.Fprintf(w, "  %s\n", row.Mail.Subject())
+	}
+	for i, row := range m.Rows {
+		for _, c := range Columns {
+			for _, f := range row.Cells[c].Found {
+				fmt.Fprintf(w, "\npatch %d, %s: %s\n", i+1, c, strings.ReplaceAll(f, "\n", "\n    "))
+			}
+		}
+	}
+	accepted := map[string]int{}
+	var order []string
+	for _, row := range m.Rows {
+		for _, a := range row.Accepted {
+			a = lineNumber.ReplaceAllString(a, "")
+			if accepted[a]++; accepted[a] == 1 {
+				order = append(order, a)
+			}
+		}
+	}
+	for _, a := range order {
+		fmt.Fprintf(w, "\naccepted %d times, %s\n", accepted[a], a)
+	}
+	for _, c := range Columns {
+		if why := m.Skips[c]; why != "" {
+			fmt.Fprintf(w, "\n%s: not run: %s\n", c, why)
+		}
+	}
+}
+
+var lineNumber = regexp.MustCompile(`\b\d+: `)
+
+// Err is the verdict: nil when no check found anything.
+func (m *Matrix) Err() error {
+	bad := 0
+	for _, row := range m.Rows {
+		for _, c := range row.Cells {
+			if c.Status == Fail || c.Status == Warn {
+				bad++
+				break
+			}
+		}
+	}
+	if bad == 0 {
+		return nil
+	}
+	return job.Failed(fmt.Errorf("check series %s for %s: something is found in %d of %d patches", m.Series, m.Base, bad, len(m.Rows)))
+}

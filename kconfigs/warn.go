@@ -1,0 +1,268 @@
+package kconfigs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"kbuild-run/patches"
+	"kbuild-run/patches/cache"
+	"kbuild-run/patches/job"
+)
+
+// Warning is what a compiler or sparse says about a file.
+type Warning struct {
+	Tool string // gcc, sparse
+	File string // the object it was made for: fs/smb/server/vfs.o
+	Text string // its lines, with the place first: fs/smb/server/vfs.c:12:3: warning: ...
+}
+
+var placeOf = regexp.MustCompile(`^(\S+?):[\d:]+`)
+
+// Same says that two warnings differ in their line numbers at most.
+func (w Warning) Same(v Warning) bool {
+	a, _, _ := strings.Cut(w.Text, "\n")
+	b, _, _ := strings.Cut(v.Text, "\n")
+	return w.Tool == v.Tool && placeOf.ReplaceAllString(a, "$1") == placeOf.ReplaceAllString(b, "$1")
+}
+
+// Lint is what the compiler and sparse say about some folders of a tree.
+type Lint struct {
+	Warnings []Warning
+	Failed   string // why it does not compile; "": it does
+	Cached   bool   `json:"-"`
+}
+
+// LintOptions of LintTree.
+type LintOptions struct {
+	Fragments []string // nil: kunit, which needs what Build takes
+	Modules   string   // what becomes of the options that are modules there: y, m, n
+	Folders   []string // to compile: fs/smb
+	Sparse    bool     // run sparse too
+}
+
+// LintTree compiles some folders of a tree with W=1, and with C=1 where sparse is
+// wanted, and returns every warning of theirs: also of the objects that an
+// earlier tree compiled and that need no compiling again. Nothing is linked.
+func LintTree(ctx context.Context, s *job.Step, t *patches.Tree, o LintOptions) (*Lint, error) {
+	if o.Fragments == nil {
+		o.Fragments = []string{"kunit"}
+	}
+	names, want, err := (Options{Fragments: o.Fragments}).request(t.Base)
+	if err != nil {
+		return nil, err
+	}
+	want = modules(want, o.Modules)
+	tools, err := compiler(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if o.Sparse {
+		version, err := job.Command("sparse", "--version").Probe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		tools += ", sparse " + strings.TrimSpace(string(version))
+	}
+	key := cache.Key(append([]string{"lint", recipe, t.Key, text(want), tools}, o.Folders...)...)
+	meta := map[string]string{"what": "warnings of " + t.String() + ", modules as " + o.Modules, "compiler": tools}
+	l := &Lint{}
+	dir, cached, err := cache.Once(ctx, "checks", key, meta, func(dir string) error {
+		if err := l.make(ctx, s, t, names, want, tools, o); err != nil || job.From(ctx).DryRun {
+			return err
+		}
+		return writeJSON(filepath.Join(dir, "lint.json"), l)
+	})
+	if err != nil || job.From(ctx).DryRun {
+		return l, err
+	}
+	l = &Lint{Cached: cached}
+	return l, readJSON(filepath.Join(dir, "lint.json"), l)
+}
+
+// modules makes y or n of the options that are m. Options below one that is off,
+// which begin with its name, are not asked for.
+func modules(want []line, value string) (changed []line) {
+	var off []string
+	for _, l := range want {
+		if l.value == "m" {
+			if l.value = value; value == "n" {
+				off = append(off, l.name+"_")
+			}
+		}
+		if !slices.ContainsFunc(off, func(prefix string) bool { return strings.HasPrefix(l.name, prefix) }) {
+			changed = append(changed, l)
+		}
+	}
+	return changed
+}
+
+// make compiles, and fills l.
+func (l *Lint) make(ctx context.Context, s *job.Step, t *patches.Tree, names []string, want []line, tools string, o LintOptions) error {
+	if err := needs(); err != nil {
+		return err
+	}
+	f, release, err := enter(ctx, s, t, append(slices.Clip(names), "W=1", "m="+o.Modules), tools)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := f.configure(ctx, s, want); err != nil {
+		return err
+	}
+	said := filepath.Join(f.dir, "warnings.json")
+	book := notebook{}
+	if err := readJSON(said, &book); err != nil {
+		// Objects whose warnings nobody kept are compiled again.
+		for _, d := range o.Folders {
+			if err := removeAll(ctx, filepath.Join(f.dir, d)); err != nil {
+				return err
+			}
+		}
+	}
+	args := []string{"W=1", "--keep-going", "--output-sync=target"}
+	if o.Sparse {
+		args = append(args, "C=1")
+	}
+	for _, d := range o.Folders {
+		args = append(args, d+"/")
+	}
+	c := f.make(args...)
+	var e complaints
+	r := lintReader{tree: f.tree, dir: f.dir, book: book}
+	c.Line = func(line string) {
+		e.line(line)
+		r.line(line)
+		s.Progress("%s, modules as %s: %d objects", strings.Join(o.Folders, " "), o.Modules, r.objects)
+	}
+	// While make runs the notebook is not what lies in the folder.
+	if err := removeAll(ctx, said); err != nil {
+		return err
+	}
+	if !job.From(ctx).DryRun {
+		if err := os.WriteFile(f.mark(), nil, 0o644); err != nil {
+			return err
+		}
+	}
+	if err = c.Run(ctx); job.From(ctx).DryRun {
+		return err
+	}
+	if !killed(err) {
+		os.Remove(f.mark())
+	}
+	var failed *job.CmdError
+	switch {
+	case ctx.Err() != nil || err != nil && !errors.As(err, &failed):
+		return err
+	case err != nil && len(e.text) == 0:
+		return err
+	case err != nil:
+		l.Failed = strings.Join(e.text, "\n")
+	}
+	for object, warnings := range book {
+		if _, err := os.Stat(filepath.Join(f.tree, strings.TrimSuffix(object, ".o")+".c")); err != nil {
+			delete(book, object)
+			continue
+		}
+		l.Warnings = append(l.Warnings, warnings...)
+	}
+	slices.SortStableFunc(l.Warnings, func(a, b Warning) int { return strings.Compare(a.File, b.File) })
+	return writeJSON(said, book)
+}
+
+// notebook holds the warnings of each object when it was compiled last.
+type notebook map[string][]Warning
+
+// lintReader finds the warnings in what make prints.
+type lintReader struct {
+	tree, dir string
+	book      notebook
+	tool      string
+	object    string // that make speaks of; "": none
+	objects   int
+}
+
+var (
+	compiles = regexp.MustCompile(`^  CC (?:\[M\])? +(\S+\.o)$`)
+	checks   = regexp.MustCompile(`^  CHECK +(\S+)\.c$`)
+	warns    = regexp.MustCompile(`^(\S+?:\d+:\d+): (?:warning|error): `)
+	document = regexp.MustCompile(`^(\S+:\d+: (warning|info): |(Warning|Error): )`) // kernel-doc's: no column
+)
+
+// line takes a line of make's. With --output-sync the lines of one target stand
+// together, behind its name.
+func (r *lintReader) line(l string) {
+	if m := compiles.FindStringSubmatch(l); m != nil {
+		r.tool, r.object = "gcc", m[1]
+		r.objects++
+		delete(r.book, r.object)
+		r.book[r.object] = nil
+		return
+	}
+	if m := checks.FindStringSubmatch(l); m != nil {
+		r.tool, r.object = "sparse", r.relative(m[1])+".o"
+		return
+	}
+	if progress.MatchString(l) || document.MatchString(l) {
+		r.object = ""
+	}
+	if r.object == "" {
+		return
+	}
+	all := r.book[r.object]
+	switch m := warns.FindStringSubmatch(l); {
+	case m != nil:
+		r.book[r.object] = append(all, Warning{r.tool, r.object, r.relative(l)})
+	case len(all) > 0 && all[len(all)-1].Tool == r.tool:
+		all[len(all)-1].Text += "\n" + l
+	}
+}
+
+// relative drops the tree's folder from the beginning of a path.
+func (r *lintReader) relative(path string) string {
+	path = strings.TrimPrefix(path, r.tree+"/")
+	if up, err := filepath.Rel(r.dir, r.tree); err == nil {
+		path = strings.TrimPrefix(path, up+"/")
+	}
+	return path
+}
+
+// HaveSparse says that sparse is installed.
+func HaveSparse() bool {
+	_, err := exec.LookPath("sparse")
+	return err == nil
+}
+
+func removeAll(ctx context.Context, path string) error {
+	if j := job.From(ctx); j.DryRun {
+		fmt.Fprintln(j.Out, "rm -rf", job.Quote(path))
+		return nil
+	}
+	return os.RemoveAll(path)
+}
+
+func readJSON(file string, v any) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	return nil
+}
+
+func writeJSON(file string, v any) error {
+	b, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o644)
+}
