@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -167,9 +168,12 @@ func ListRules(ctx context.Context, o Options) error {
 // line for each.
 func Test(ctx context.Context, name string, o Options) error {
 	j := job.From(ctx)
-	scenarios, err := Scenarios(o.Folder, o.Scenarios...)
+	scenarios, err := o.scenarios()
 	if err != nil {
 		return job.Usage(err)
+	}
+	if err := o.Torture.prepare(ctx, o.Torture.Patterns); err != nil {
+		return err
 	}
 	var server *scenario.Server
 	switch {
@@ -192,6 +196,9 @@ func Test(ctx context.Context, name string, o Options) error {
 	}
 	if j.DryRun {
 		return nil
+	}
+	if scenarios == nil {
+		return o.torturing(ctx, server)
 	}
 
 	var out string
@@ -227,7 +234,7 @@ func Test(ctx context.Context, name string, o Options) error {
 	}
 	fmt.Fprintln(j.Out, scenario.Count(results))
 	if failed > 0 {
-		return job.Failed(fmt.Errorf("test %s: %d of %d scenarios fail; the evidence is in %s", server.Name, failed, len(results), out))
+		err = job.Failed(fmt.Errorf("test %s: %d of %d scenarios fail; the evidence is in %s", server.Name, failed, len(results), out))
 	}
-	return nil
+	return errors.Join(err, o.torturing(ctx, server))
 }

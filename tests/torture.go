@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -93,7 +94,44 @@ func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server,
 	return results, err
 }
 
-// tortureRows are the tests of smbtorture as rows of the report. What passes
+// torturing runs the tests of smbtorture that are wanted against server, and
+// prints a line for each.
+func (o Options) torturing(ctx context.Context, server *scenario.Server) error {
+	if len(o.Torture.tests) == 0 {
+		return nil
+	}
+	j := job.From(ctx)
+	var results []torture.Result
+	err := j.Step("smbtorture", func(s *job.Step) (err error) {
+		results, err = o.Torture.run(ctx, s, server, true)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	out, failed := "", 0
+	for _, r := range results {
+		fmt.Fprintf(j.Out, "%-7s %-40s %8s  %s\n", r.Outcome, r.Test, job.Duration(r.Time), strings.ReplaceAll(r.Reason, "\n", "; "))
+		if r.Outcome != torture.Failed {
+			continue
+		}
+		failed++
+		if out == "" {
+			if out, err = (Options{Out: o.Out}).folder(time.Now(), server.Kind); err != nil {
+				return err
+			}
+		}
+		if err := tortureEvidence(r, filepath.Join(out, r.Test)); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return job.Failed(fmt.Errorf("test %s: %d of %d tests of smbtorture fail; what they printed is in %s", server.Name, failed, len(results), out))
+	}
+	return nil
+}
+
+// rows are the tests of smbtorture as rows of the report. What passes
 // without the series has to pass with it.
 func (o *Torture) rows(kernels []*kernel, out string) (rows []report.Scenario, err error) {
 	if o.missing != "" {
