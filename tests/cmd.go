@@ -83,7 +83,7 @@ func (o *Options) RunE(c *cobra.Command, args []string) error {
 func Command() *cobra.Command {
 	var o Options
 	var server string
-	var rules bool
+	var rules, mutations bool
 	c := &cobra.Command{
 		Use:   "test [PATTERN ...]",
 		Short: "run scenarios against a server",
@@ -113,6 +113,9 @@ Personas:
 			if rules {
 				return ListRules(c.Context(), o)
 			}
+			if mutations {
+				return Mutate(c.Context(), o)
+			}
 			if server == "guest" {
 				o.Alone = true
 				return Main(c.Context(), o)
@@ -124,6 +127,7 @@ Personas:
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
+	c.Flags().BoolVar(&mutations, "mutations", false, "put known faults into the series, one at a time, and see that the scenario of each catches it")
 	return c
 }
 
