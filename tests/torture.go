@@ -1,11 +1,13 @@
 package tests
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,36 +64,68 @@ func (o *Torture) prepare(ctx context.Context, patterns []string) error {
 		if o.tests, err = o.program.List(ctx, patterns...); err != nil {
 			return job.Usage(err)
 		}
+		// Those that want another share come last.
+		slices.SortStableFunc(o.tests, func(a, b string) int { return cmp.Compare(share(a), share(b)) })
 		s.Note("%s, %d tests", o.program.Version, len(o.tests))
 		return nil
 	})
 }
 
+// quiet is the share that is not to notify, and the suite of smbtorture for it.
+const (
+	quietShare = "quiet"
+	quietSuite = "smb2.change_notify_disabled."
+)
+
+// share is what share a test wants; "": the one that all others want.
+func share(test string) string {
+	if strings.HasPrefix(test, quietSuite) {
+		return quietShare
+	}
+	return ""
+}
+
 // run runs the tests against server. A known failure of it is a skip with its
 // reason when judged.
-func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server, judged bool) ([]torture.Result, error) {
-	t := torture.Server{Addr: server.Addr, Share: server.Share, User: server.User, Kind: server.Kind, Version: server.Version}
-	if server.Shell != nil {
-		t.Empty = func(ctx context.Context) error { return server.Shell(ctx, "", "rm -rf ./* ./.[!.]*") }
-	}
-	known, err := torture.LoadKnown(o.program, t)
-	if err != nil {
-		return nil, err
-	}
+func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server, judged bool) (results []torture.Result, err error) {
 	n := 0
-	results, err := o.program.Run(ctx, t, o.tests, torture.Options{Deadline: o.Deadline, Done: func(r torture.Result) {
+	done := func(r torture.Result) {
 		n++
 		s.Progress("%d of %d, %s", n, len(o.tests), r.Test)
-	}})
-	count := map[torture.Outcome]int{}
-	for i := range results {
-		if judged {
-			results[i] = known.Judge(results[i])
+	}
+	for _, name := range []string{"", quietShare} {
+		tests := slices.DeleteFunc(slices.Clone(o.tests), func(t string) bool { return share(t) != name })
+		if len(tests) == 0 {
+			continue
 		}
-		count[results[i].Outcome]++
+		on := server
+		if other := server.Instead[name]; other != nil {
+			on = other
+		}
+		t := torture.Server{Addr: on.Addr, Share: cmp.Or(name, on.Share), User: on.User, Kind: on.Kind, Version: on.Version, Begin: on.Begin}
+		if on.Shell != nil {
+			t.Empty = func(ctx context.Context) error { return on.Shell(ctx, "", "rm -rf ./* ./.[!.]*") }
+		}
+		known, err := torture.LoadKnown(o.program, t)
+		if err != nil {
+			return nil, err
+		}
+		some, err := o.program.Run(ctx, t, tests, torture.Options{Deadline: o.Deadline, Done: done})
+		for i := range some {
+			if judged {
+				some[i] = known.Judge(some[i])
+			}
+		}
+		if results = append(results, some...); err != nil {
+			return results, err
+		}
+	}
+	count := map[torture.Outcome]int{}
+	for _, r := range results {
+		count[r.Outcome]++
 	}
 	s.Note("%d passed, %d failed, %d skipped", count[torture.Passed], count[torture.Failed], count[torture.Skipped])
-	return results, err
+	return results, nil
 }
 
 // torturing runs the tests of smbtorture that are wanted against server, and

@@ -121,6 +121,10 @@ type Server struct {
 	// Empty removes everything from the share; nil: it cannot be done, and a test
 	// may trip over what another has left.
 	Empty func(ctx context.Context) error
+
+	// Begin notes that the test of that name runs, until end is called; nil: nobody
+	// wants to know.
+	Begin func(name string) (end func())
 }
 
 // Outcome is how a test ended.
@@ -202,7 +206,12 @@ func (p *Program) Run(ctx context.Context, server Server, tests []string, o Opti
 		}
 		limit := max(slow[test], o.Deadline)
 		before := cancels()
+		end := func() {}
+		if server.Begin != nil {
+			end = server.Begin(test)
+		}
 		r := runOne(ctx, p.child(append(args, test)...).In(dir), test, limit)
+		end()
 		if n := cancels() - before; n > 0 {
 			r.Output += fmt.Sprintf("the relay put the MessageId into %d CANCEL requests\n", n)
 		}
