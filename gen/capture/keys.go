@@ -15,7 +15,7 @@ import (
 // keys it has. It has to see every frame, in order: the keys in use depend on the
 // negotiation and the login ([MS-SMB2] 3.2.5.3.1).
 type Keys struct {
-	session map[uint64][]byte // by session id
+	session map[uint64][][]byte // by session id, which a server can give out again
 	conns   map[int]*keyConn
 }
 
@@ -38,9 +38,10 @@ type keySession struct {
 
 // ReadKeys reads session keys, a line each, in the form Wireshark has them in its
 // smb2_seskey_list: the eight bytes of the session id as they are on the wire, a
-// comma, the session key; both in hexadecimal, and what follows is left out.
+// comma, the session key; both in hexadecimal, and what follows is left out. Of several
+// keys of one id the one counts that signed the end of the login.
 func ReadKeys(r io.Reader) (*Keys, error) {
-	k := &Keys{session: map[uint64][]byte{}, conns: map[int]*keyConn{}}
+	k := &Keys{session: map[uint64][][]byte{}, conns: map[int]*keyConn{}}
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		line, _, _ := strings.Cut(lines.Text(), "#")
@@ -60,7 +61,7 @@ func ReadKeys(r io.Reader) (*Keys, error) {
 		for i, b := range id {
 			number |= uint64(b) << (8 * i)
 		}
-		k.session[number] = key
+		k.session[number] = append(k.session[number], key)
 	}
 	return k, lines.Err()
 }
@@ -97,9 +98,17 @@ func (k *Keys) See(f *Frame) error {
 		c.asked[h.MessageId] = p.Add(f.Data)
 	case h.Status == smb2.STATUS_MORE_PROCESSING_REQUIRED:
 		c.login[h.SessionId] = c.asked[h.MessageId].Add(f.Data)
-	case h.Status == smb2.STATUS_SUCCESS && k.session[h.SessionId] != nil && c.sessions[h.SessionId] == nil:
+	case h.Status == smb2.STATUS_SUCCESS && c.sessions[h.SessionId] == nil:
 		delete(c.login, h.SessionId)
-		return c.loggedIn(h.SessionId, k.session[h.SessionId], c.asked[h.MessageId])
+		for _, key := range k.session[h.SessionId] {
+			s, err := c.loggedIn(key, c.asked[h.MessageId])
+			if err != nil {
+				return err
+			}
+			if c.sessions[h.SessionId] == nil || s.verify(f.Data) == nil {
+				c.sessions[h.SessionId] = s
+			}
+		}
 	}
 	return nil
 }
@@ -137,23 +146,23 @@ func (c *keyConn) negotiated(body []byte) error {
 	return err
 }
 
-func (c *keyConn) loggedIn(id uint64, key []byte, p crypt.Preauth) error {
+// loggedIn returns the session that a login with a key makes.
+func (c *keyConn) loggedIn(key []byte, p crypt.Preauth) (*keySession, error) {
 	keys := crypt.Derive(c.dialect, c.cipher, key, p)
 	s := &keySession{}
 	var err error
 	if s.sign, err = crypt.NewSigner(c.signing, keys.Signing); err != nil {
-		return err
+		return nil, err
 	}
 	if c.dialect >= smb2.SMB30_PROT_ID {
 		if s.fromClient, err = crypt.NewSealer(c.cipher, keys.Encryption); err != nil {
-			return err
+			return nil, err
 		}
 		if s.fromServer, err = crypt.NewSealer(c.cipher, keys.Decryption); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	c.sessions[id] = s
-	return nil
+	return s, nil
 }
 
 // Open returns what is in an encrypted frame.
@@ -182,16 +191,22 @@ func (k *Keys) Verify(m *Message) (checked bool, err error) {
 	if s == nil {
 		return false, nil
 	}
+	return true, s.verify(m.Raw)
+}
+
+// verify returns an error for a message with another signature than the session's.
+func (s *keySession) verify(raw []byte) error {
 	var h smb2.Hdr
-	rest, err := h.Decode(m.Raw)
+	rest, err := h.Decode(raw)
 	if err != nil {
-		return false, err
+		return err
 	}
 	signature := h.Signature
 	h.Signature = [16]byte{}
-	got, err := s.sign(append(h.Append(nil), rest...), crypt.Nonce{MessageID: h.MessageId, Server: m.Response, Cancel: h.Command == smb2.SMB2_CANCEL})
+	got, err := s.sign(append(h.Append(nil), rest...), crypt.Nonce{MessageID: h.MessageId,
+		Server: h.Flags&smb2.SMB2_FLAGS_SERVER_TO_REDIR != 0, Cancel: h.Command == smb2.SMB2_CANCEL})
 	if err == nil && got != signature {
 		err = fmt.Errorf("signature %x, want %x", signature, got)
 	}
-	return true, err
+	return err
 }

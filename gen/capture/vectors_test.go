@@ -162,6 +162,10 @@ func inside(t *testing.T, where string, set *table.Set, seen map[string]int, m *
 			list, err := smb2.Chain[smb2.FileIdBothDirectoryInfo](b)
 			rules(t, where, list, err)
 			seen["file_id_both_directory_info"] += len(list)
+		case smb2.FILEID_FULL_DIRECTORY_INFORMATION:
+			list, err := smb2.Chain[smb2.FileIdFullDirInfo](b)
+			rules(t, where, list, err)
+			seen["FILE_ID_FULL_DIR_INFO"] += len(list)
 		case smb2.FILE_NAMES_INFORMATION:
 			list, err := smb2.Chain[smb2.FileNamesInfo](b)
 			rules(t, where, list, err)
@@ -264,7 +268,9 @@ func TestTshark(t *testing.T) {
 	}
 	set := tables(t)
 	for _, file := range vectors(t) {
-		args := []string{"-r", file, "-d", "tcp.port==44501,nbss", "-Y", "smb2.cmd", "-T", "fields", "-E", "separator=;", "-E", "aggregator=,",
+		all := timeline(t, set, file).All
+		_, port, _ := strings.Cut(all[0].Frame.To, ":") // the client speaks first
+		args := []string{"-r", file, "-d", "tcp.port==" + port + ",nbss", "-Y", "smb2.cmd", "-T", "fields", "-E", "separator=;", "-E", "aggregator=,",
 			"-e", "smb2.flags.response", "-e", "smb2.cmd", "-e", "smb2.msg_id", "-e", "smb2.nt_status"}
 		if keys, err := os.ReadFile(keysOf(file)); err == nil {
 			for _, line := range strings.Split(string(keys), "\n") {
@@ -291,7 +297,7 @@ func TestTshark(t *testing.T) {
 			}
 		}
 		var got []string
-		for _, m := range timeline(t, set, file).All {
+		for _, m := range all {
 			status := ""
 			if m.Response {
 				status = fmt.Sprintf("0x%08x", m.Status())
@@ -352,6 +358,7 @@ func TestKeys(t *testing.T) {
 		{"no key", "smbclient-encrypted.pcap", "", nothing, "no key of session 0x1d594a70, or its login is not in the capture"},
 		{"wrong key", "smbclient-encrypted.pcap", strings.ReplaceAll(encrypted, "9E66", "9E67"), nothing, "message authentication failed"},
 		{"wrong signing key", "smbclient-signed.pcap", strings.ReplaceAll(signed, "4039", "4038"), nothing, "signed WRONG: signature"},
+		{"wrong key of SMB 2.1", "smbclient-signed.pcap", strings.ReplaceAll(signed, "16519E", "16519F"), nothing, "#2 TREE_CONNECT    Request  mid 3 signed WRONG: signature"},
 		{"changed message", "smbclient-signed.pcap", signed, func(f []capture.Frame) {
 			for i := range f {
 				if f[i].Data[12] == byte(smb2.SMB2_CHANGE_NOTIFY) {
