@@ -150,8 +150,8 @@ func List(ctx context.Context, o Options) error {
 	return nil
 }
 
-// ListRules prints each rule with the scenarios that name it. A rule of priority
-// A or B that none names is a failure.
+// ListRules prints each rule with the scenarios that name it. A rule that none
+// names is a failure.
 func ListRules(ctx context.Context, o Options) error {
 	all, err := Scenarios(o.Folder, o.Scenarios...)
 	if err != nil {

@@ -16,25 +16,43 @@ import (
 	"kbuild-run/tests/servers"
 )
 
-// SambaServer starts a private smbd, and a second one for the scenarios that
-// need a shell; stop ends both. Samba leaves changes by local processes to
-// inotify, and with that on ("kernel change notify") it reports some changes by
-// clients twice.
+// SambaServer starts a private smbd, and others for the scenarios that need a
+// shell and a share without CHANGE_NOTIFY; stop ends all. Samba leaves changes by
+// local processes to inotify, and with that on ("kernel change notify") it
+// reports some changes by clients twice.
 func SambaServer(ctx context.Context) (server *scenario.Server, stop func() error, err error) {
-	server, stopFirst, err := samba(ctx, "no")
-	if err != nil {
-		return nil, nil, err
+	var stops []func() error
+	stop = func() (err error) {
+		for _, s := range stops {
+			err = errors.Join(err, s())
+		}
+		return err
 	}
-	other, stopOther, err := samba(ctx, "yes")
-	if err != nil {
-		return nil, nil, errors.Join(err, stopFirst())
+	one := func(global string) *scenario.Server {
+		if err != nil {
+			return nil
+		}
+		var s *scenario.Server
+		var end func() error
+		if s, end, err = samba(ctx, global); err == nil {
+			stops = append(stops, end)
+		}
+		return s
 	}
-	server.WithShell = other
-	return server, func() error { return errors.Join(stopFirst(), stopOther()) }, nil
+	server = one("kernel change notify = no")
+	shell, quiet := one(inotify), one("change notify = no")
+	if err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	server.Instead = map[string]*scenario.Server{"shell": shell, "quiet": quiet}
+	return server, stop, nil
 }
 
-func samba(ctx context.Context, kernel string) (*scenario.Server, func() error, error) {
-	s, err := servers.StartSamba(ctx, servers.SambaOptions{Global: []string{"kernel change notify = " + kernel}})
+// inotify makes smbd report what local processes do.
+const inotify = "kernel change notify = yes"
+
+func samba(ctx context.Context, global string) (*scenario.Server, func() error, error) {
+	s, err := servers.StartSamba(ctx, servers.SambaOptions{Global: []string{global}})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,7 +76,7 @@ func samba(ctx context.Context, kernel string) (*scenario.Server, func() error, 
 			server.Lacks["tools"] = "this machine has no " + tool
 		}
 	}
-	if kernel == "yes" {
+	if global == inotify {
 		server.Settle = s.Settle
 	}
 	if s.Other != "" {
@@ -91,5 +109,6 @@ func AddressServer(address string) (*scenario.Server, error) {
 	if domain, name, ok := strings.Cut(user.User, ";"); ok {
 		user.Domain, user.User = domain, name
 	}
-	return &scenario.Server{Name: u.Host, Kind: "smb", Addr: net.JoinHostPort(u.Hostname(), port), Share: share, User: user}, nil
+	return &scenario.Server{Name: u.Host, Kind: "smb", Addr: net.JoinHostPort(u.Hostname(), port), Share: share, User: user,
+		Lacks: map[string]string{"quiet": "whether a share of it is not to notify, nobody has told us"}}, nil
 }

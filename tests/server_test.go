@@ -103,7 +103,7 @@ func TestFailures(t *testing.T) {
 	// A difference that is no more must be taken out of the head; a server
 	// without a shell skips.
 	noShell := *server
-	noShell.Shell, noShell.WithShell = nil, nil
+	noShell.Shell, noShell.Instead = nil, nil
 	for _, test := range []struct {
 		name, head, text string
 		outcome          scenario.Outcome

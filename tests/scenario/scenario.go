@@ -54,6 +54,7 @@ var Needs = map[string]string{
 	"other":   "a second user of the server",
 	"encrypt": "encryption",
 	"streams": "named streams",
+	"quiet":   "a share quiet that is not to notify",
 	"tools":   "the programs setfattr and exch on the server",
 	"mount":   "a shell on the server that may mount",
 	"restart": "a server that may be stopped and started: it runs behind all others",

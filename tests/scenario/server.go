@@ -39,9 +39,8 @@ type Server struct {
 	// STATUS_PENDING is armed; nil: it is when the answer comes.
 	Settle func(ctx context.Context) error
 
-	// WithShell is the server to take for scenarios that need a shell; nil:
-	// this one.
-	WithShell *Server
+	// Instead are servers to take for scenarios that need something, by need.
+	Instead map[string]*Server
 
 	// Scale stretches waits on a slow server; 0: 1.
 	Scale float64
@@ -68,8 +67,10 @@ func (s *Server) lacks(need string) string {
 
 // forScenario is the server that runs s.
 func (s *Server) forScenario(scenario *Scenario) *Server {
-	if s.WithShell != nil && scenario.Has("shell") {
-		return s.WithShell
+	for _, need := range scenario.Needs {
+		if other := s.Instead[need]; other != nil {
+			return other
+		}
 	}
 	return s
 }

@@ -38,7 +38,7 @@ type SambaOptions struct {
 // read or written.
 type Samba struct {
 	Addr     string // 127.0.0.1:port
-	Share    string // name of the share; another, quiet, is the same without CHANGE_NOTIFY
+	Share    string // name of the share; quiet is another name of it
 	Dir      string // folder the share exports
 	User     string // who may log in
 	Password string
@@ -278,7 +278,7 @@ func (s *Samba) config(port int, o SambaOptions) string {
 	}
 	section("global", append(global, o.Global...))
 	section(s.Share, append(share, o.Share...))
-	section("quiet", append(share, "change notify = no"))
+	section("quiet", share)
 	return b.String()
 }
 
