@@ -178,6 +178,9 @@ func (c *checker) offsets(d *Decl, rows []*Field, end *Field) {
 		} else {
 			at = max(at, most)
 		}
+		if f.Offset != at && i > 0 && c.mistyped(fixed[i-1]) {
+			at = f.Offset // the type above is reported already
+		}
 		if f.Offset != at {
 			typo := true // of this offset; else the rows above it are wrong
 			if !last {
@@ -222,6 +225,16 @@ func (c *checker) offsets(d *Decl, rows []*Field, end *Field) {
 			shadow = ""
 		}
 	}
+}
+
+// mistyped says that the type of f is a mistake by itself, whatever its size.
+func (c *checker) mistyped(f *Field) bool {
+	for _, name := range []string{f.Flags, f.Enum} {
+		if t := c.s.decls[name]; t != nil && f.elem != 0 && Width(t.Type) != Width(f.Base) {
+			return true
+		}
+	}
+	return f.elem == 0
 }
 
 func (c *checker) members(d *Decl) {
@@ -281,6 +294,9 @@ func (c *checker) members(d *Decl) {
 
 func (c *checker) kind(f *Field, k Kind, name string) {
 	t := c.named(f.Pos, k, name)
+	if f.elem == 0 {
+		return // no type at all
+	}
 	if t != nil && !(f.Scalar() || Width(f.Base) != 0 && k == Enum) {
 		c.errorf(f.Pos, "%s for %s %s, want a number type", k, f.TypeName(), f.Name())
 	} else if t != nil && Width(t.Type) != Width(f.Base) {
