@@ -1,7 +1,6 @@
 package vmrunner
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +8,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"kbuild-run/gen/smb2"
 )
 
 // smbLimit is how long the server may take to answer once /etc/rc has ended.
@@ -44,21 +45,14 @@ func (vm *VM) WaitSMB(ctx context.Context) error {
 // negotiateRequest is an SMB2 NEGOTIATE (MS-SMB2 2.2.3) for dialect 2.1, with the
 // length that goes before it on TCP.
 var negotiateRequest = func() []byte {
-	var b bytes.Buffer
-	le := func(v any) { binary.Write(&b, binary.LittleEndian, v) }
-	b.WriteString("\xfeSMB")
-	le([]uint16{64, 0})              // StructureSize, CreditCharge
-	le(uint32(0))                    // Status
-	le([]uint16{0, 1})               // Command NEGOTIATE, CreditRequest
-	le([]uint32{0, 0})               // Flags, NextCommand
-	le([]uint64{0, 0, 0, 0, 0})      // MessageId, Reserved and TreeId, SessionId, Signature
-	le([]uint16{36, 1, 1, 0})        // StructureSize, DialectCount, SecurityMode, Reserved
-	le(uint32(0))                    // Capabilities
-	b.WriteString("kbuild-run-guid") // ClientGuid, 16 bytes
-	b.WriteByte('0')
-	le(uint64(0))      // ClientStartTime
-	le(uint16(0x0210)) // Dialects
-	return append(binary.BigEndian.AppendUint32(nil, uint32(b.Len())), b.Bytes()...)
+	header, body := smb2.NewHdr(), smb2.NewNegotiateReq()
+	header.CreditRequest = 1
+	body.SecurityMode = smb2.SMB2_NEGOTIATE_SIGNING_ENABLED
+	copy(body.ClientGUID[:], "kbuild-run-guid0")
+	body.Dialects = []smb2.Dialect{smb2.SMB21_PROT_ID}
+	body.DialectCount = 1
+	b := body.Append(header.Append(nil))
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 }()
 
 func negotiate(ctx context.Context, addr string) error {
