@@ -160,6 +160,7 @@ func systemFiles() (*Archive, error) {
 		a.Link(name, "/init")
 	}
 	a.Link("sbin/poweroff", "/init")
+	a.Link("bin/cifsnotify", "/init")
 	for from, to := range map[string]string{
 		"rc":            "etc/rc",
 		"passwd":        "etc/passwd",

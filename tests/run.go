@@ -15,6 +15,7 @@ import (
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
+	"kbuild-run/tests/clients"
 	"kbuild-run/tests/pcap"
 	"kbuild-run/tests/report"
 	"kbuild-run/tests/scenario"
@@ -83,6 +84,7 @@ type kernel struct {
 	vm      *vmrunner.VM
 	result  []*scenario.Result
 	torture []torture.Result
+	clients []clients.Result
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -174,6 +176,7 @@ func Main(ctx context.Context, o Options) error {
 		return err
 	}
 	r.Scenarios = append(r.Scenarios, rows...)
+	r.Scenarios = append(r.Scenarios, clientRows(kernels)...)
 	r.Steps, r.Time = j.Steps(), time.Since(began)
 	if err := r.Files(out); err != nil {
 		return err
@@ -360,6 +363,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	}
 	if len(scenarios) > 0 {
 		err = k.scenarios(ctx, o, server, scenarios)
+	}
+	if err == nil && k.vm.Err() == nil {
+		err = k.others(ctx, o, server)
 	}
 	if len(o.Torture.tests) > 0 && err == nil && k.vm.Err() == nil {
 		err = j.Step(k.step("smbtorture"), func(s *job.Step) (err error) {

@@ -52,6 +52,11 @@ func main() {
 		os.Exit(setfattr(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "exch":
 		os.Exit(exch(os.Args[1:]))
+	case filepath.Base(os.Args[0]) == "cifsnotify":
+		if err := cifsNotify(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "cifsnotify:", err)
+			os.Exit(1)
+		}
 	case filepath.Base(os.Args[0]) == "poweroff":
 		if err := unix.Kill(1, unix.SIGTERM); err != nil {
 			fmt.Fprintln(os.Stderr, "poweroff:", err)
@@ -63,7 +68,7 @@ func main() {
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "agent: not PID 1, modprobe or poweroff; nothing to do")
+		fmt.Fprintln(os.Stderr, "agent: not PID 1, modprobe, poweroff or cifsnotify; nothing to do")
 		os.Exit(2)
 	}
 }

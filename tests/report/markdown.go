@@ -29,6 +29,7 @@ func (r *Report) Markdown(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "# %s\n\n%s\n", cell(title), cell(r.Verdict()))
 	r.scenarios(&b)
+	r.clients(&b)
 	r.kernels(&b)
 	r.failures(&b)
 	r.complaints(&b)
@@ -79,6 +80,29 @@ func (s *Scenario) cell(c *Column, r Result) string {
 		return "FAIL, " + duration(r.Time)
 	}
 	return "fail, " + duration(r.Time)
+}
+
+// clients writes what SMB clients that others wrote did and saw.
+func (r *Report) clients(b *bytes.Buffer) {
+	rows := [][]string{{"client", "what it did"}}
+	for _, c := range r.Columns {
+		rows[0] = append(rows[0], c.Name)
+	}
+	for _, s := range r.Scenarios {
+		if !s.Client {
+			continue
+		}
+		row := []string{s.Name, s.Shows}
+		for i, c := range r.Columns {
+			row = append(row, s.cell(&c, s.result(i))+": "+s.result(i).Reason)
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 1 {
+		return
+	}
+	b.WriteString("\n## Other clients\n\n")
+	table(b, rows)
 }
 
 // kernels says what the columns are.
@@ -176,7 +200,7 @@ func (r *Report) remarks(b *bytes.Buffer) {
 		names := map[[2]string][]string{}
 		for _, s := range r.Scenarios {
 			what, status, detail := s.check(&c, s.result(i))
-			if status == Failed || detail == "" || c.Failure != "" && s.result(i).Status == NotRun {
+			if s.Client || status == Failed || detail == "" || c.Failure != "" && s.result(i).Status == NotRun {
 				continue
 			}
 			key := [2]string{what, gist(detail)}

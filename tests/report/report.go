@@ -76,6 +76,10 @@ type Scenario struct {
 	// without the series proves nothing about it.
 	NeedsSeries bool `json:"needs_series"`
 
+	// Client says that the row is an SMB client that others wrote; the reason
+	// of a result that passed is what it saw.
+	Client bool `json:"client,omitempty"`
+
 	Results []Result `json:"results"` // one a column, in their order
 }
 

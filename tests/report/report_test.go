@@ -133,6 +133,31 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// What another client saw stands in a table of its own.
+func TestClients(t *testing.T) {
+	r := &Report{
+		Columns: []Column{{Name: "before", Role: Before}, {Name: "after", Role: After}},
+		Scenarios: []Scenario{{Name: "client smbclient", Shows: "notify in a folder", Client: true, NeedsSeries: true, Results: []Result{
+			{Status: Failed, Reason: "it was told nothing"}, {Status: Passed, Reason: "added new-1"},
+		}}},
+	}
+	var b strings.Builder
+	if err := r.Markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(b.String()), " ")
+	for want, n := range map[string]int{
+		"## Other clients": 1,
+		"| client smbclient | notify in a folder | fail, as it must, 0ms: it was told nothing | pass, 0ms: added new-1 |": 1,
+		"added new-1": 1,
+		"PASS: ":      1,
+	} {
+		if got := strings.Count(text, want); got != n {
+			t.Errorf("%q: got %d times, want %d in\n%s", want, got, n, b.String())
+		}
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -63,6 +63,9 @@ var Needs = []Need{
 
 	{Name: "smbclient", Step: "tests", For: "a second client", Optional: true,
 		Ask: []string{"--version"}, Debian: "smbclient", Fedora: "samba-client", SUSE: "samba-client"},
+	{Name: "python3-samba", Step: "tests", For: "a client in Samba's Python bindings", Optional: true,
+		Files:  []string{"/usr/lib/python3/dist-packages/samba/samba3/__init__.py"},
+		Debian: "python3-samba", Fedora: "python3-samba", SUSE: "samba-python3"},
 	{Name: "smbtorture", Step: "tests", For: "Samba's own tests against ksmbd", Optional: true,
 		Ask: []string{"--version"}, Debian: "samba-testsuite", Fedora: "samba-test", SUSE: "samba-test"},
 	{Name: "smbd", Step: "tests", For: "Samba, to test the client on and to compare with", Optional: true, Starts: "a file server",
