@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,18 +42,26 @@ type Options struct {
 	Torture   Torture
 }
 
-// scenarios are those to run: none when only tests of smbtorture are wanted.
+// notify is the series that most scenarios are about.
+const notify = "notify"
+
+// scenarios are those to run: none when only tests of smbtorture are wanted, and
+// nothing about CHANGE_NOTIFY with a series that is about something else.
 func (o Options) scenarios() ([]*scenario.Scenario, error) {
 	if o.Torture.Patterns != nil && o.Scenarios == nil {
 		return nil, nil
 	}
-	return Scenarios(o.Folder, o.Scenarios...)
+	all, err := Scenarios(o.Folder, o.Scenarios...)
+	return slices.DeleteFunc(all, func(s *scenario.Scenario) bool {
+		return s.Series != "" && s.Series != o.Series ||
+			o.Series != "" && o.Series != notify && (s.Has("notify") || s.Has("pending"))
+	}), err
 }
 
 // torture are the patterns of the tests of smbtorture to run: some without being
 // asked where two kernels are compared.
 func (o Options) torture() []string {
-	if o.Torture.Patterns == nil && o.Scenarios == nil && !o.Alone {
+	if o.Torture.Patterns == nil && o.Scenarios == nil && !o.Alone && o.Series == notify {
 		return quickTorture
 	}
 	return o.Torture.Patterns
@@ -69,7 +78,7 @@ var faults = map[string][]string{"v7.3": {"interim-credits/CHANGE_NOTIFY", "unsi
 
 // needsSeries says whether s must fail on the base without the series.
 func needsSeries(s *scenario.Scenario, base string) bool {
-	return s.Has("notify") || s.Has("pending") && !pending[base]
+	return s.Series != "" || s.Has("notify") || s.Has("pending") && !pending[base]
 }
 
 // kernel is one of the kernels that are compared.

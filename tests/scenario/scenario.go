@@ -23,6 +23,7 @@ import (
 //	# sections: MS-SMB2 3.3.5.19, 3.3.4.2; MS-FSCC 2.7.1
 //	# rules: 
 //	# needs: notify shell
+//	# series: of which series it shows something, but for notify; then no rules
 //	# samba: what Samba does instead, and why it may
 type Scenario struct {
 	Name     string
@@ -30,6 +31,7 @@ type Scenario struct {
 	Sections string   // what it rests on
 	Rules    []string // ids of tests/rules.tbl
 	Needs    []string // see Needs
+	Series   string   // the series it is kept for; "": any
 	Text     string
 
 	// Differs says, by kind of server ("samba", "ksmbd") or by kind and version
@@ -145,6 +147,8 @@ func Parse(name, text string) (*Scenario, error) {
 			s.Differs[key], last = value, key
 		case ok && key == "rules":
 			s.Rules, last = strings.Fields(value), ""
+		case ok && key == "series":
+			s.Series, last = value, ""
 		case ok && key == "needs":
 			s.Needs, last = strings.Fields(value), ""
 		case line != "":
@@ -157,7 +161,7 @@ func Parse(name, text string) (*Scenario, error) {
 		return nil, errors.New("line 1: want a comment that says what it shows")
 	case s.Sections == "":
 		return nil, errors.New("want a comment line: # sections: MS-SMB2 ...")
-	case len(s.Rules) == 0:
+	case len(s.Rules) == 0 && s.Series == "":
 		return nil, errors.New("want a comment line: # rules: R-2.xx ...")
 	}
 	for _, n := range s.Needs {
