@@ -43,6 +43,7 @@ func (o *Options) Flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.Series, "series", "", "apply the series `NAME`")
 	o.kernelFlags(c)
+	f.StringVar(&o.Mailbox, "mbox", "", "apply the patches in the mailbox `FILE`; --series then only says whose scenarios to run")
 	f.BoolVar(&o.Keep, "keep", false, "leave the guests running until Ctrl-C")
 }
 
@@ -65,7 +66,7 @@ func (o *Options) RunE(c *cobra.Command, args []string) error {
 	if o.List {
 		return List(c.Context(), *o)
 	}
-	if o.Series == "" {
+	if o.Series == "" && o.Mailbox == "" {
 		list, err := patches.List()
 		if err != nil {
 			return err

@@ -40,6 +40,11 @@ type Options struct {
 	Keep      bool     // leave the guests running until the job is interrupted
 	Out       string   // folder for results; "": out
 	Torture   Torture
+
+	// Mailbox is a file whose patches are the series. Series then says what its
+	// scenarios are: those of the series of that name; "": mbox.
+	Mailbox string
+	given   *patches.Series
 }
 
 // notify is the series that most scenarios are about.
@@ -56,6 +61,25 @@ func (o Options) scenarios() ([]*scenario.Scenario, error) {
 		return s.Series != "" && s.Series != o.Series ||
 			o.Series != "" && o.Series != notify && (s.Has("notify") || s.Has("pending"))
 	}), err
+}
+
+// mailboxSeries is the name of a series that comes in a mailbox.
+const mailboxSeries = "mbox"
+
+// readMailbox reads the series from the mailbox, when there is one.
+func (o *Options) readMailbox(ctx context.Context) error {
+	if o.Mailbox == "" {
+		return nil
+	}
+	if o.Series == "" {
+		o.Series = mailboxSeries
+	}
+	text, err := os.ReadFile(o.Mailbox)
+	if err != nil {
+		return job.Usage(fmt.Errorf("read mailbox: %w", err))
+	}
+	o.given, err = patches.ReadMailbox(ctx, o.Series, text)
+	return err
 }
 
 // torture are the patterns of the tests of smbtorture to run: some without being
@@ -102,6 +126,9 @@ type kernel struct {
 func Main(ctx context.Context, o Options) error {
 	j := job.From(ctx)
 	began := time.Now()
+	if err := o.readMailbox(ctx); err != nil {
+		return err
+	}
 	scenarios, err := o.scenarios()
 	if err != nil {
 		return job.Usage(err)
@@ -112,7 +139,7 @@ func Main(ctx context.Context, o Options) error {
 	}
 	kernels := []*kernel{{role: report.After, series: o.Series}}
 	// With a tree of the user's alone, Prepare finds out which base it fits.
-	if o.Series != "" && (o.Dir == "" || o.Base != "") {
+	if o.Series != "" && o.given == nil && (o.Dir == "" || o.Base != "") {
 		if _, err := patches.FindSeries(o.Series, base.Name); err != nil {
 			return err
 		}
@@ -223,7 +250,10 @@ func (o Options) command() string {
 			words = append(words, flag, job.Quote(value))
 		}
 	}
-	add("--series", o.Series)
+	if o.Mailbox == "" || o.Series != mailboxSeries {
+		add("--series", o.Series)
+	}
+	add("--mbox", o.Mailbox)
 	if o.Alone && o.Series == "" {
 		words = append(words, "--series", "''")
 	}
@@ -296,21 +326,32 @@ func checkHost(ctx context.Context) error {
 // step names a step of one kernel.
 func (k *kernel) step(what string) string { return what + " " + string(k.role) }
 
+// options are those of the tree.
+func (k *kernel) options(o Options) patches.Options {
+	p := patches.Options{Base: o.Base, Dir: o.Dir, Series: k.series}
+	if k.series != "" {
+		p.Given = o.given
+	}
+	return p
+}
+
 // build makes the tree, the kernel and the image.
 func (k *kernel) build(ctx context.Context, o Options) (err error) {
 	j := job.From(ctx)
 	k.column = report.Column{Name: string(k.role), Role: k.role}
 	err = j.Step(k.step("tree"), func(s *job.Step) (err error) {
-		k.tree, err = patches.Prepare(ctx, s, patches.Options{Base: o.Base, Dir: o.Dir, Series: k.series})
+		k.tree, err = patches.Prepare(ctx, s, k.options(o))
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	if k.series != "" {
-		series, err := patches.FindSeries(k.series, k.tree.Base)
-		if err != nil {
-			return err
+		series := o.given
+		if series == nil {
+			if series, err = patches.FindSeries(k.series, k.tree.Base); err != nil {
+				return err
+			}
 		}
 		for _, m := range series.Mails {
 			k.patches = append(k.patches, m.Subject())
