@@ -193,7 +193,7 @@ var (
 	compiles = regexp.MustCompile(`^  CC (?:\[M\])? +(\S+\.o)$`)
 	checks   = regexp.MustCompile(`^  CHECK +(\S+)\.c$`)
 	warns    = regexp.MustCompile(`^(\S+?:\d+:\d+): (?:warning|error): `)
-	document = regexp.MustCompile(`^(\S+:\d+: (warning|info): |(Warning|Error): )`) // kernel-doc's: no column
+	document = regexp.MustCompile(`^([^\s:]+:\d+: (warning|info): |(Warning|Error): )`) // kernel-doc's: no column
 )
 
 // line takes a line of make's. With --output-sync the lines of one target stand

@@ -348,17 +348,25 @@ func (m *Matrix) Print(w io.Writer) {
 		fmt.Fprintf(w, "  %s\n", row.Mail.Subject())
 	}
 	for i, row := range m.Rows {
+		in := map[string][]string{} // checks that found the same
+		var order []string
 		for _, c := range Columns {
 			for _, f := range row.Cells[c].Found {
-				fmt.Fprintf(w, "\npatch %d, %s: %s\n", i+1, c, strings.ReplaceAll(f, "\n", "\n    "))
+				if in[f] == nil {
+					order = append(order, f)
+				}
+				in[f] = append(in[f], c)
 			}
+		}
+		for _, f := range order {
+			fmt.Fprintf(w, "\npatch %d, %s: %s\n", i+1, strings.Join(in[f], " "), strings.ReplaceAll(f, "\n", "\n    "))
 		}
 	}
 	accepted := map[string]int{}
 	var order []string
 	for _, row := range m.Rows {
 		for _, a := range row.Accepted {
-			a = lineNumber.ReplaceAllString(a, "")
+			a = lineNumber.ReplaceAllString(a, ": ")
 			if accepted[a]++; accepted[a] == 1 {
 				order = append(order, a)
 			}
@@ -374,7 +382,7 @@ func (m *Matrix) Print(w io.Writer) {
 	}
 }
 
-var lineNumber = regexp.MustCompile(`\b\d+: `)
+var lineNumber = regexp.MustCompile(`: ?\d+(:\d+)?: `)
 
 // Err is the verdict: nil when no check found anything.
 func (m *Matrix) Err() error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/mail"
@@ -123,8 +124,12 @@ func (o Options) protocol(ctx context.Context, in io.Reader, mbox string) error 
 
 // mail returns the matrix of one mail, or nil for one that is no patch.
 func (o Options) mail(ctx context.Context, text []byte, mbox string) (*Matrix, error) {
-	if _, err := mail.ReadMessage(bytes.NewReader(text)); err != nil && !bytes.HasPrefix(text, []byte("From ")) {
-		return nil, job.Usage(fmt.Errorf("read mail from standard input: %w", err))
+	head := text
+	if bytes.HasPrefix(text, []byte("From ")) { // a mailbox of one
+		_, head, _ = bytes.Cut(text, []byte("\n"))
+	}
+	if m, err := mail.ReadMessage(bytes.NewReader(head)); err != nil || m.Header.Get("Subject") == "" {
+		return nil, job.Usage(errors.New("read mail from standard input: it has no subject; a mail is wanted"))
 	}
 	one, err := patches.ReadMailbox(ctx, "mail", text)
 	if err != nil {

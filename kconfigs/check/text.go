@@ -41,7 +41,7 @@ func (r *runner) texts(ctx context.Context) error {
 			key          []string
 			run          func() (Cell, error)
 		}{
-			{"checkpatch", "perl", []string{id, r.steps[0].Commit, fmt.Sprint(r.Signed)}, func() (Cell, error) { return r.checkpatch(ctx, mail) }},
+			{"checkpatch", "perl", []string{id, r.steps[0].Commit, checkpatchIgnore, fmt.Sprint(r.Signed)}, func() (Cell, error) { return r.checkpatch(ctx, mail) }},
 			{"kernel-doc", "python3", []string{before.Key, after.Key}, func() (Cell, error) { return r.kernelDoc(ctx, mail, before, after) }},
 			{"codespell", "codespell", []string{id}, func() (Cell, error) { return codespell(ctx, mail) }},
 			{"fixes", "git", []string{id, before.Commit, r.series.Beside("known-commits")}, func() (Cell, error) { return r.fixes(ctx, mail, before) }},
@@ -133,8 +133,9 @@ var (
 	// checkpatchLine is one finding of checkpatch.pl --terse --show-types.
 	checkpatchLine = regexp.MustCompile(`^\S*:(\d+: )?(ERROR|WARNING|CHECK):`)
 	// CamelCase are the specification's own names of fields. Whether MAINTAINERS
-	// lists a new file is seen in whom get_maintainer.pl names.
-	checkpatchIgnore = "CAMELCASE,FILE_PATH_CHANGES"
+	// lists a new file is seen in whom get_maintainer.pl names. The check fixes
+	// looks up commits.
+	checkpatchIgnore = "CAMELCASE,FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID"
 )
 
 // checkpatch runs the tree's checkpatch.pl. A series that is kept here carries no
