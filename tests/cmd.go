@@ -85,16 +85,26 @@ func Command() *cobra.Command {
 	var o Options
 	var server string
 	var rules, mutations bool
+	var servers []string
 	c := &cobra.Command{
 		Use:   "test [PATTERN ...]",
 		Short: "run scenarios against a server",
 		Long: `Test runs the scenarios, or those that match a pattern, against a server:
 
-    guest                             ksmbd in a VM, with the series notify or
+    guest or ksmbd                    ksmbd in a VM, with the series notify or
                                       the one that --series names (default)
     samba                             a private smbd on loopback
     smb://USER:PASSWORD@HOST/SHARE    any server; scenarios that need a shell on
                                       it are skipped
+
+With --compare samba,ksmbd it runs them on two servers or more and prints how they
+ended on each, and in which fields the answers of the others differ from those of
+the first. A scenario may fail then if a field of its own differs.
+
+With --mutations it turns to the scenarios themselves: it puts a known fault into
+the series, loads that server into the guest, runs the scenario of the rule that
+is broken, and so on for each fault of tests/mutations.tbl. Patterns are names of
+scenarios or rules. A fault that its scenario does not catch is a failure.
 
 A scenario is a text of commands, one a line. Its head says in comment lines what
 it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
@@ -114,10 +124,13 @@ Personas:
 			if rules {
 				return ListRules(c.Context(), o)
 			}
-			if mutations {
+			switch {
+			case mutations:
 				return Mutate(c.Context(), o)
+			case servers != nil:
+				return Compare(c.Context(), servers, o)
 			}
-			if server == "guest" {
+			if server == "guest" || server == "ksmbd" {
 				o.Alone = true
 				return Main(c.Context(), o)
 			}
@@ -128,6 +141,7 @@ Personas:
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
+	c.Flags().StringSliceVar(&servers, "compare", nil, "run the scenarios on each of the `SERVERS` (samba,ksmbd) and tell in which fields their answers differ")
 	c.Flags().BoolVar(&mutations, "mutations", false, "put known faults into the series, one at a time, and see that the scenario of each catches it")
 	return c
 }
