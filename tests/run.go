@@ -417,7 +417,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	if err == nil && k.vm.Err() == nil {
 		err = k.others(ctx, o, server)
 	}
-	if len(o.Torture.tests) > 0 && err == nil && k.vm.Err() == nil {
+	if o.Torture.on(k.role) && err == nil && k.vm.Err() == nil {
 		err = j.Step(k.step("smbtorture"), func(s *job.Step) (err error) {
 			k.torture, err = o.Torture.run(ctx, s, server, k.role != report.Before)
 			return err

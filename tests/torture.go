@@ -30,6 +30,16 @@ type Torture struct {
 	missing string // why there is none, when nobody asked for one
 }
 
+// asked says that somebody asked for tests of smbtorture, and wants to know how
+// they end without the series, too. Otherwise that is not worth the time: almost
+// all of them are about what the series brings.
+func (o *Torture) asked() bool { return o.Patterns != nil || o.Newest }
+
+// on says whether a kernel has tests to run.
+func (o *Torture) on(role report.Role) bool {
+	return len(o.tests) > 0 && (o.asked() || role != report.Before)
+}
+
 // quickTorture is what the main job runs: the tests that the series is about, and
 // that together take a few seconds. smb2.notify.mask alone takes minutes.
 var quickTorture = []string{"smb2.notify", "!smb2.notify.mask", "smb2.notify-inotify", "smb2.compound.interim*"}
@@ -46,7 +56,6 @@ func (o *Torture) prepare(ctx context.Context, patterns []string) error {
 	if patterns == nil {
 		return nil
 	}
-	asked := o.Patterns != nil || o.Newest
 	return job.From(ctx).Step("smbtorture", func(s *job.Step) (err error) {
 		if o.Newest {
 			o.program, err = torture.Newest(ctx, s)
@@ -54,7 +63,7 @@ func (o *Torture) prepare(ctx context.Context, patterns []string) error {
 			o.program, err = torture.Installed(ctx)
 		}
 		switch {
-		case errors.Is(err, torture.ErrNone) && !asked:
+		case errors.Is(err, torture.ErrNone) && !o.asked():
 			o.missing = err.Error()
 			s.Note("%v", err)
 			return nil
@@ -180,7 +189,9 @@ func (o *Torture) rows(kernels []*kernel, out string) (rows []report.Scenario, e
 		passes := false // without the series
 		for _, k := range kernels {
 			cell := report.Result{}
-			if i < len(k.torture) {
+			if !o.on(k.role) {
+				cell = report.Result{Status: report.Skipped, Reason: "tried without the series when --torture names it"}
+			} else if i < len(k.torture) {
 				r := k.torture[i]
 				cell = report.Result{Status: report.Status(r.Outcome), Time: r.Time, Reason: r.Reason}
 				switch {
