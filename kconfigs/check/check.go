@@ -355,7 +355,9 @@ func (m *Matrix) Print(w io.Writer) {
 				if in[f] == nil {
 					order = append(order, f)
 				}
-				in[f] = append(in[f], c)
+				if !slices.Contains(in[f], c) {
+					in[f] = append(in[f], c)
+				}
 			}
 		}
 		for _, f := range order {

@@ -129,7 +129,7 @@ func TestPlanted(t *testing.T) {
 		{},
 		{"sparse": Warn},
 		{"fixes": Fail},
-		{"codespell": Warn},
+		{"checkpatch": Warn, "codespell": Warn},
 	}
 	for i, row := range m.Rows {
 		for _, column := range Columns {
