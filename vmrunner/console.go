@@ -21,13 +21,15 @@ type console struct {
 	path string
 	file *os.File
 
-	mu     sync.Mutex
-	part   []byte   // of the line that is being written
-	marks  []byte   // lines of ours that wait for its end
-	last   []string // the newest lines
-	err    error    // of the first write that failed
-	closed bool
-	line   func(string, time.Time) // called for each line
+	mu      sync.Mutex
+	part    []byte   // of the line that is being written
+	marks   []byte   // lines of ours that wait for its end
+	last    []string // the newest lines
+	written int64
+	active  []string // what has begun and not ended, see VM.Begin
+	err     error    // of the first write that failed
+	closed  bool
+	line    func(string, time.Time) // called for each line
 }
 
 func newConsole(path string) (*console, error) {
@@ -52,6 +54,22 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// begin puts the line that something runs, and end that it does no more.
+func (c *console) begin(what string) (end func()) {
+	c.mu.Lock()
+	c.active = append(c.active, what)
+	c.mu.Unlock()
+	c.mark(splat.Begin(what))
+	return func() {
+		c.mu.Lock()
+		if i := slices.Index(c.active, what); i >= 0 {
+			c.active = slices.Delete(c.active, i, i+1)
+		}
+		c.mu.Unlock()
+		c.mark(splat.End(what))
+	}
+}
+
 // mark puts a line of ours between those of the guest.
 func (c *console) mark(line string) {
 	c.mu.Lock()
@@ -67,7 +85,9 @@ func (c *console) mark(line string) {
 
 // take adds text to the log. c.mu is held.
 func (c *console) take(text []byte) {
-	if _, err := c.file.Write(text); err != nil && c.err == nil {
+	n, err := c.file.Write(text)
+	c.written += int64(n)
+	if err != nil && c.err == nil {
 		c.err = err
 	}
 	now := time.Now()

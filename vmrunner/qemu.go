@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -34,6 +35,7 @@ var cmdline = []string{"console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "p
 type machine struct {
 	cmd     *exec.Cmd
 	console *console
+	stdin   io.WriteCloser // the guest's serial line
 	stderr  tail
 	began   time.Time
 
@@ -109,6 +111,10 @@ func launch(ctx context.Context, s *spec, con *console) (*machine, error) {
 	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m := &machine{cmd: x, console: con, done: make(chan struct{})}
 	x.Stdout, x.Stderr = con, &m.stderr
+	var err error
+	if m.stdin, err = x.StdinPipe(); err != nil {
+		return nil, err
+	}
 	started := make(chan error, 1)
 	go func() {
 		// Pdeathsig comes when the thread ends that forked the child

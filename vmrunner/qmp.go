@@ -67,6 +67,10 @@ func dialMonitor(ctx context.Context, path string, lost func()) (*Monitor, error
 // Command runs one QMP command. args and result may be nil. A command that times
 // out ends the monitor, and QEMU with it.
 func (m *Monitor) Command(ctx context.Context, name string, args, result any) error {
+	return m.command(ctx, commandTime, name, args, result)
+}
+
+func (m *Monitor) command(ctx context.Context, limit time.Duration, name string, args, result any) error {
 	m.mu.Lock()
 	dead := m.dead
 	m.mu.Unlock()
@@ -89,7 +93,7 @@ func (m *Monitor) Command(ctx context.Context, name string, args, result any) er
 		b, err := m.m.Run(command)
 		answered <- answer{b, err}
 	}()
-	ctx, stop := context.WithTimeout(ctx, commandTime)
+	ctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	select {
 	case a := <-answered:
@@ -136,11 +140,6 @@ func (m *Monitor) Screendump(ctx context.Context, file string) error {
 		return err
 	}
 	return m.Command(ctx, "screendump", map[string]string{"filename": file, "format": "png"}, nil)
-}
-
-// InjectNMI sends a non-maskable interrupt to the guest's CPUs.
-func (m *Monitor) InjectNMI(ctx context.Context) error {
-	return m.Command(ctx, "inject-nmi", nil, nil)
 }
 
 // Events returns the names of the newest events, oldest first.

@@ -106,9 +106,9 @@ func (vm *VM) Run(ctx context.Context, cmd string) (*Result, error) {
 // Exec runs cmd with the given streams, for as long as ctx allows, and returns its
 // exit status. stdin may be nil.
 func (vm *VM) Exec(ctx context.Context, cmd string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
-	s, err := vm.ssh.NewSession()
+	s, err := vm.session(ctx)
 	if err != nil {
-		return 0, vm.fault("open session", err)
+		return 0, err
 	}
 	defer s.Close()
 	s.Stdout, s.Stderr = stdout, stderr
@@ -123,16 +123,47 @@ func (vm *VM) Exec(ctx context.Context, cmd string, stdin io.Reader, stdout, std
 			in.Close()
 		}()
 	}
-	if err := s.Start(cmd); err != nil {
-		return 0, vm.fault("run "+cmd, err)
-	}
-	return vm.wait(ctx, s, cmd)
+	return vm.wait(ctx, s, cmd, func() error { return s.Start(cmd) })
 }
 
-// wait waits for the session's command.
-func (vm *VM) wait(ctx context.Context, s *ssh.Session, cmd string) (int, error) {
+// session opens a session, for as long as ctx allows: an agent that hangs answers
+// not even that it cannot.
+func (vm *VM) session(ctx context.Context) (*ssh.Session, error) {
+	type opened struct {
+		s   *ssh.Session
+		err error
+	}
+	c := make(chan opened, 1)
+	go func() {
+		s, err := vm.ssh.NewSession()
+		c <- opened{s, err}
+	}()
+	select {
+	case o := <-c:
+		if o.err != nil {
+			return nil, vm.fault("open session", o.err)
+		}
+		return o.s, nil
+	case <-ctx.Done():
+		go func() {
+			if o := <-c; o.s != nil {
+				o.s.Close()
+			}
+		}()
+		return nil, vm.fault("open session", context.Cause(ctx))
+	}
+}
+
+// wait starts the session's command and waits for it.
+func (vm *VM) wait(ctx context.Context, s *ssh.Session, cmd string, start func() error) (int, error) {
 	ended := make(chan error, 1)
-	go func() { ended <- s.Wait() }()
+	go func() {
+		err := start()
+		if err == nil {
+			err = s.Wait()
+		}
+		ended <- err
+	}()
 	select {
 	case err := <-ended:
 		var exit *ssh.ExitError
@@ -151,9 +182,9 @@ func (vm *VM) wait(ctx context.Context, s *ssh.Session, cmd string) (int, error)
 // Shell gives the terminal to a shell in the guest until that ends. in and out are
 // the terminal, already in raw mode, of cols times rows characters.
 func (vm *VM) Shell(ctx context.Context, in io.Reader, out io.Writer, term string, cols, rows int, resized <-chan [2]int) (int, error) {
-	s, err := vm.ssh.NewSession()
+	s, err := vm.session(ctx)
 	if err != nil {
-		return 0, vm.fault("open session", err)
+		return 0, err
 	}
 	defer s.Close()
 	if err := s.RequestPty(term, rows, cols, ssh.TerminalModes{}); err != nil {
@@ -165,15 +196,12 @@ func (vm *VM) Shell(ctx context.Context, in io.Reader, out io.Writer, term strin
 		return 0, err
 	}
 	go io.Copy(pipe, in)
-	if err := s.Shell(); err != nil {
-		return 0, vm.fault("start shell", err)
-	}
 	go func() {
 		for size := range resized {
 			s.WindowChange(size[1], size[0])
 		}
 	}()
-	return vm.wait(ctx, s, "shell")
+	return vm.wait(ctx, s, "shell", s.Shell)
 }
 
 // SFTP returns a client for the guest's files. Close it.

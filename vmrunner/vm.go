@@ -51,6 +51,7 @@ type Options struct {
 	CPUs   int             // 0 means 2
 	Memory int             // MiB; 0 means 1024, 2048 for a debug kernel
 	Dir    string          // for console.log and capture.pcap; "" is a folder that goes with the VM
+	Core   bool            // keep the memory of a guest that hangs, see Hang
 	Pcap   bool            // write the guest's network traffic to capture.pcap
 	Ports  []int           // more guest ports to reach
 	Kernel []string        // more words for the kernel's command line
@@ -70,6 +71,8 @@ type VM struct {
 	remove  func() // removes the scratch folder
 	pcap    string
 	scale   int
+	cpus    int
+	core    bool
 
 	mu    sync.Mutex
 	times Times
@@ -87,7 +90,14 @@ type BootError struct {
 	Reason  error
 	Console []string       // its last lines
 	Reports []splat.Report // what the kernel complained about
+
+	// Evidence is the folder that Hang wrote; "" if the guest did not hang or
+	// Options.Dir was not given.
+	Evidence string
 }
+
+// hangDir is the folder for Hang below Options.Dir.
+const hangDir = "hang"
 
 func (e *BootError) Error() string {
 	var b strings.Builder
@@ -119,6 +129,7 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	if o.CPUs == 0 {
 		o.CPUs = 2
 	}
+	vm.cpus, vm.core = o.CPUs, o.Core
 	if o.Memory == 0 {
 		o.Memory = 1024
 		if debugKernel(i.Kernel.Config) {
@@ -258,7 +269,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 		case <-vm.machine.done:
 			return vm.bootError(ctx, vm.machine.err)
 		case <-late.C:
-			return vm.bootError(ctx, fmt.Errorf("no answer in %v", limit))
+			return vm.bootHang(ctx, o, fmt.Errorf("no answer in %v", limit))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -297,6 +308,24 @@ func (vm *VM) bootError(ctx context.Context, reason error) error {
 		return job.Failed(e)
 	}
 	return e
+}
+
+// bootHang is bootError for a guest that neither comes up nor dies.
+func (vm *VM) bootHang(ctx context.Context, o Options, why error) error {
+	e := &BootError{Console: vm.console.tail()} // before the kernel is asked
+	dir := filepath.Join(vm.dir, hangDir)
+	report, err := vm.Hang(ctx, dir, why)
+	if err != nil || ctx.Err() != nil {
+		return errors.Join(why, err, context.Cause(ctx))
+	}
+	if o.Dir != "" {
+		e.Evidence = dir
+	}
+	e.Reason, e.Reports = fmt.Errorf("%w: %s", why, report.Title), []splat.Report{report}
+	if len(report.Frames) > 0 {
+		return job.Failed(e)
+	}
+	return e // the guest's programs may be at fault
 }
 
 // release ends the guest and frees what it had. all: the scratch folder too.
@@ -407,10 +436,7 @@ func decode(ctx context.Context, k *kconfigs.Kernel, reports []splat.Report) err
 
 // Begin notes on the console that something runs, until end is called: reports
 // of the kernel say what they came during.
-func (vm *VM) Begin(what string) (end func()) {
-	vm.console.mark(splat.Begin(what))
-	return func() { vm.console.mark(splat.End(what)) }
-}
+func (vm *VM) Begin(what string) (end func()) { return vm.console.begin(what) }
 
 // Monitor returns QEMU's monitor.
 func (vm *VM) Monitor() *Monitor { return vm.monitor }

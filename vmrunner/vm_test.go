@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,9 +23,9 @@ import (
 	"kbuild-run/rootfs"
 )
 
-// image returns an image of the newest kernel in the cache, or skips: a test does
-// not wait for a kernel to be built.
-func image(t *testing.T) *rootfs.Image {
+// image returns an image of the newest plain kernel in the cache that has the
+// options, or skips: a test does not wait for a kernel to be built.
+func image(t *testing.T, options ...string) *rootfs.Image {
 	t.Helper()
 	if _, err := exec.LookPath(qemuBinary); err != nil {
 		t.Skip("no ", qemuBinary)
@@ -35,12 +36,16 @@ func image(t *testing.T) *rootfs.Image {
 	}
 	var newest cache.Entry
 	for _, e := range all {
-		if e.Kind == "kernels" && e.Meta["fragments"] == "base ksmbd" && e.Used.After(newest.Used) {
+		if e.Kind != "kernels" || e.Meta["fragments"] != "base ksmbd" || !e.Used.After(newest.Used) {
+			continue
+		}
+		config, _ := os.ReadFile(filepath.Join(e.Dir, "config"))
+		if !slices.ContainsFunc(options, func(o string) bool { return !strings.Contains(string(config), o+"\n") }) {
 			newest = e
 		}
 	}
 	if newest.Dir == "" {
-		t.Skip("no kernel in the cache; build one with: kbuild-run kernel build")
+		t.Skipf("no kernel %s in the cache; build one with: kbuild-run kernel build", strings.Join(options, " "))
 	}
 	k := &kconfigs.Kernel{
 		Tree: &patches.Tree{Base: "v6.12"}, Key: newest.Key, Release: newest.Meta["release"], Dir: newest.Dir,
@@ -493,5 +498,65 @@ func TestPanicUnderCommand(t *testing.T) {
 	}
 	if err := vm.Stop(t.Context()); err == nil {
 		t.Error("stop of a dead guest: got no error")
+	}
+}
+
+// A guest whose disk stands still and whose agent is stopped does not answer. Its
+// kernel tells where it is all the same.
+func TestHang(t *testing.T) {
+	i := image(t, "CONFIG_MAGIC_SYSRQ_SERIAL=y")
+	dir := t.TempDir()
+	vm, err := boot(t.Context(), i, Options{Dir: dir, Core: true, Memory: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Stop(context.Background())
+	ctx := t.Context()
+	if err := vm.Responds(ctx); err != nil {
+		t.Fatal(err)
+	}
+	slow := map[string]any{"device": "virtio0", "bps": 0, "bps_rd": 0, "bps_wr": 1, "iops": 0, "iops_rd": 0, "iops_wr": 0}
+	if err := vm.Monitor().Command(ctx, "block_set_io_throttle", slow, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Begin("some-scenario")()
+	// The last word of the agent is that it stops.
+	stopped, stop := context.WithTimeout(ctx, vm.Deadline(time.Second))
+	defer stop()
+	if r, err := vm.Run(stopped, "echo x > /srv/share/x; sync & kill -SIGSTOP $PPID"); err == nil {
+		t.Fatalf("the agent is there: %+v", r)
+	}
+	limit := respondLimit
+	defer func() { respondLimit = limit }()
+	respondLimit = time.Second
+	why := vm.Responds(ctx)
+	if why == nil {
+		t.Fatal("a guest whose agent is stopped answers")
+	}
+	report, err := vm.Hang(ctx, filepath.Join(dir, "hang"), why)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(report.Title, "hang: blocked in ") || !slices.Equal(report.During, []string{"some-scenario"}) {
+		t.Errorf("got %q during %q", report.Title, report.During)
+	}
+	for file, want := range map[string]string{
+		"status.txt":    "running\n",
+		"registers.txt": "CPU 1\n",
+		"cpus.txt":      "NMI backtrace for cpu",
+		"blocked.txt":   "state:D",
+		"tasks.txt":     "task:ksmbd",
+		"memory.elf":    "\x7fELF",
+	} {
+		if b, err := os.ReadFile(filepath.Join(dir, "hang", file)); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: want %q in it; %v", file, want, err)
+		}
+	}
+	if vm.Err() == nil {
+		t.Error("the guest still runs")
+	}
+	// What the kernel was asked for is no complaint.
+	if reports, err := vm.Reports(); err != nil || len(reports) != 0 {
+		t.Errorf("reports: got %v, %v; want none", reports, err)
 	}
 }

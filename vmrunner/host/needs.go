@@ -82,7 +82,7 @@ var Needs = []Need{
 	{Name: "codespell", Step: "patches", For: "spelling in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "codespell", Fedora: "codespell", SUSE: "codespell"},
 	{Name: "git-send-email", Step: "patches", For: "sends what series format wrote", Optional: true,
-		Files: []string{"/usr/lib/git-core/git-send-email", "/usr/libexec/git-core/git-send-email", "/usr/lib/git/git-send-email"},
+		Files:  []string{"/usr/lib/git-core/git-send-email", "/usr/libexec/git-core/git-send-email", "/usr/lib/git/git-send-email"},
 		Debian: "git-email", Fedora: "git-email", SUSE: "git-email"},
 	{Name: "Mail::Address", Step: "patches", For: "Perl's module for git send-email", Optional: true,
 		Files:  []string{"/usr/share/perl5/Mail/Address.pm", "/usr/share/perl5/vendor_perl/Mail/Address.pm"},

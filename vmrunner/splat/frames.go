@@ -1,6 +1,7 @@
 package splat
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -22,7 +23,7 @@ var (
 		`_*kasan_\w+`, `_*asan_\w+`, `check_region\w*`, `_*kcsan_\w+`, `_*tsan_\w+`, `_*ubsan_\w+`, `kmemleak_\w+`, `debug_(?:print_)?object\w*`, `__debug_\w+`, `debug_check_no_\w+`,
 		`_*lock_(?:acquire|release|sync)\w*`, `lockdep_\w+`, `validate_chain`, `check_\w+`, `mark_lock\w*`, `mark_held_locks`, `register_lock_class`, `assign_lock_key`,
 		`_*raw_(?:spin|read|write)_\w+`, `_*mutex_\w+`, `down_\w+`, `up_\w+`, `rwsem_\w+`, `ww_mutex_\w+`, `__?might_\w+`, `do_raw_\w+`,
-		`_*schedule\w*`, `io_schedule\w*`, `preempt_\w+`, `wait_for_\w+`, `__wait_\w+`, `do_wait_\w+`,
+		`_*schedule\w*`, `io_schedule\w*`, `preempt_\w+`, `bit_wait\w*`, `out_of_line_wait_\w+`, `wait_for_\w+`, `__wait_\w+`, `do_wait_\w+`,
 		`refcount_\w+`, `__list_\w+`, `_*kmem_cache_\w+`, `_*kmalloc\w*`, `_*kvmalloc\w*`, `_*kfree\w*`, `_*kvfree\w*`, `___?slab_\w+`, `slab_\w+`, `krealloc\w*`, `kmemdup\w*`, `kstrdup\w*`,
 		`mem(?:cpy|set|move|cmp)\w*`, `str\w+`, `nmi_\w+`, `watchdog\w*`, `rcu_\w+`, `__rcu_\w+`, `native_\w+`, `delay_\w+`, `__(?:const_)?[nu]?delay`,
 	}, "|") + `)$`)
@@ -46,7 +47,7 @@ func frames(lines []string) []string {
 	for _, line := range lines {
 		_, text := CutStamp(line)
 		text = strings.TrimSpace(text)
-		if m := ripRE.FindStringSubmatch(text); m != nil && !in {
+		if m := ripRE.FindStringSubmatch(text); m != nil && len(all) == 0 {
 			add(m[1])
 		}
 		switch m := frameRE.FindStringSubmatch(text); {
@@ -82,6 +83,49 @@ func Merge(reports []Report) []Report {
 			if !slices.Contains(all[i].During, what) {
 				all[i].During = append(slices.Clone(all[i].During), what)
 			}
+		}
+	}
+	return all
+}
+
+var (
+	taskRE = re(`^task:\S`)
+	cpuRE  = re(`^NMI backtrace for cpu \d`)
+	idleRE = re(`^(?:pv_native_safe_halt|default_idle\w*|acpi_idle\w*|cpuidle_\w+|do_idle)$`)
+)
+
+// Stuck says where a kernel hangs by its answers to SysRq w, the blocked tasks,
+// and to SysRq l, the stacks of the CPUs: in words, with the answer it takes this
+// from and the frames. where is "" if neither shows it.
+func Stuck(blocked, cpus string) (where, text string, stack []string) {
+	for _, part := range sections(blocked, taskRE) {
+		if f := frames(part); len(f) > 0 {
+			return "blocked in " + f[0], blocked, f
+		}
+	}
+	for _, part := range sections(cpus, cpuRE) {
+		// The CPU that answers does so in an interrupt of what it was at.
+		if slices.ContainsFunc(part, func(l string) bool { return strings.Contains(l, "__handle_sysrq") }) {
+			if i := slices.IndexFunc(part, func(l string) bool { return strings.Contains(l, "<TASK>") }); i >= 0 {
+				part = append([]string{"Call Trace:"}, part[i:]...)
+			}
+		}
+		if f := frames(part); len(f) > 0 && !slices.ContainsFunc(f, idleRE.MatchString) {
+			return "busy in " + f[0], cpus, f
+		}
+	}
+	return "", "", nil
+}
+
+// sections cuts the text at lines that head says begin one.
+func sections(text string, head *regexp.Regexp) (all [][]string) {
+	for line := range strings.Lines(text) {
+		_, t := CutStamp(strings.TrimRight(line, "\n"))
+		switch n := len(all); {
+		case head.MatchString(t):
+			all = append(all, []string{line})
+		case n > 0:
+			all[n-1] = append(all[n-1], line)
 		}
 	}
 	return all

@@ -37,6 +37,12 @@ const (
 	ends   = "kbuild-run: ends "
 )
 
+// Between these lines the kernel answers questions: nothing there is a complaint.
+const (
+	Asks  = "kbuild-run: asks the kernel"
+	Asked = "kbuild-run: has asked the kernel"
+)
+
 // Begin and End return the lines that say what runs from here on.
 func Begin(what string) string { return begins + what }
 func End(what string) string   { return ends + what }
@@ -125,7 +131,7 @@ var (
 	stampRE  = re(`^(?:<\d+>)?\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?`)
 	ripRE    = re(`^RIP: [0-9a-f]{4}:([\w.]+)\+0x`)
 	workerRE = re(`\bkworker/[\w:+-]+`)
-	vagueRE  = re(`\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b0x[0-9a-f]+\b|\b[0-9a-f]{16}\b|\[[0-9a-f]{8}\]|/\d+\b`)
+	vagueRE  = re(`\.(?:constprop|isra|part|cold)\b(?:\.\d+)?|\+0x[0-9a-f]+(/0x[0-9a-f]+)?|\b0x[0-9a-f]+\b|\b[0-9a-f]{16}\b|\[[0-9a-f]{8}\]|/\d+\b`)
 )
 
 // CutStamp splits a line into the kernel's time stamp, "" if there is none, and
@@ -171,12 +177,18 @@ type scanner struct {
 
 	before []string // lines just before that may belong to the next report
 
+	asking  bool     // see Asks
 	running []string // see Begin
 	during  []string // of the open report
 }
 
 // mark takes a line of the host.
 func (s *scanner) mark(line string) bool {
+	if line == Asks || line == Asked {
+		s.finish()
+		s.asking = line == Asks
+		return true
+	}
 	if what, ok := strings.CutPrefix(line, begins); ok {
 		s.running = append(slices.Clone(s.running), what)
 		return true
@@ -192,7 +204,7 @@ func (s *scanner) mark(line string) bool {
 
 func (s *scanner) feed(line string) {
 	s.n++
-	if s.mark(line) {
+	if s.mark(line) || s.asking {
 		return
 	}
 	stamp, text := CutStamp(line)

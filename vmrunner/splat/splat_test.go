@@ -198,3 +198,27 @@ func TestAllow(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The folders under testdata/stuck hold what real kernels answered to SysRq w and
+// l while they hung.
+func TestStuck(t *testing.T) {
+	for _, c := range []struct{ dir, where, frames string }{
+		{"disk", "blocked in jbd2_write_superblock", "jbd2_write_superblock jbd2_journal_update_sb_log_tail jbd2_journal_commit_transaction kjournald2"},
+		{"deadlock", "blocked in crash_init", "crash_init"},
+		{"spin", "busy in crash_spin", "crash_spin crash_init"},
+		{"idle", "", ""},
+	} {
+		var answer [2]string
+		for i, name := range []string{"blocked.txt", "cpus.txt"} {
+			b, err := os.ReadFile(filepath.Join("testdata/stuck", c.dir, name))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			answer[i] = string(b)
+		}
+		where, text, stack := Stuck(answer[0], answer[1])
+		if where != c.where || strings.Join(stack, " ") != c.frames || (text == "") != (c.where == "") {
+			t.Errorf("%s: got %q, %q; want %q, %q", c.dir, where, stack, c.where, c.frames)
+		}
+	}
+}
