@@ -14,6 +14,16 @@ import (
 // servers, not of what a scenario does: it is told once.
 const usual = 5
 
+// everywhere says that d is such a difference. Which answers come, with which
+// status and records, is always what a scenario does.
+func (r *Report) everywhere(d Difference) bool {
+	switch d.Field {
+	case "request", "interim response", "final response", "Status", "records", "order":
+		return false
+	}
+	return r.Times[d.same()] >= usual
+}
+
 // shown is how many differences of a step are told.
 const shown = 8
 
@@ -39,7 +49,7 @@ func New(servers []Server) *Report {
 	told := map[string]bool{}
 	for _, d := range all {
 		switch {
-		case r.Times[d.same()] < usual:
+		case !r.everywhere(d):
 			r.In[d.Scenario] = append(r.In[d.Scenario], d)
 		case !told[d.same()]:
 			told[d.same()] = true
