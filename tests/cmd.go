@@ -95,7 +95,8 @@ func Command() *cobra.Command {
                                       the one that --series names (default)
     samba                             a private smbd on loopback
     smb://USER:PASSWORD@HOST/SHARE    any server; scenarios that need a shell on
-                                      it are skipped
+                                      it are skipped. Without :PASSWORD it is that
+                                      in the environment variable PASSWD
 
 With --compare samba,ksmbd it runs them on two servers or more and prints how they
 ended on each, and in which fields the answers of the others differ from those of

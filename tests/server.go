@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,9 @@ func samba(ctx context.Context, global string) (*scenario.Server, func() error, 
 }
 
 // AddressServer is a server by its address: smb://user:password@host:port/share.
-// A domain may stand before the user: smb://domain;user:password@host/share.
+// A domain may stand before the user: smb://domain;user:password@host/share. A
+// password that is not to be seen in the list of processes is in the environment,
+// in PASSWD as for smbclient.
 func AddressServer(address string) (*scenario.Server, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -105,7 +108,11 @@ func AddressServer(address string) (*scenario.Server, error) {
 		port = "445"
 	}
 	user := client.Credentials{User: u.User.Username()}
-	user.Password, _ = u.User.Password()
+	if password, ok := u.User.Password(); ok {
+		user.Password = password
+	} else {
+		user.Password = os.Getenv("PASSWD")
+	}
 	if domain, name, ok := strings.Cut(user.User, ";"); ok {
 		user.Domain, user.User = domain, name
 	}

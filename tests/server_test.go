@@ -158,12 +158,14 @@ func TestByAddress(t *testing.T) {
 }
 
 func TestAddressServer(t *testing.T) {
+	t.Setenv("PASSWD", "hidden")
 	for _, test := range []struct {
 		text, addr, share, domain, user, password string
 		ok                                        bool
 	}{
 		{"smb://u:p%20w@host/share", "host:445", "share", "", "u", "p w", true},
 		{"smb://d;u:p@host:4450/share/", "host:4450", "share", "d", "u", "p", true},
+		{"smb://u@host/share", "host:445", "share", "", "u", "hidden", true},
 		{"smb://host/share", "", "", "", "", "", false},
 		{"smb://u:p@host", "", "", "", "", "", false},
 		{"http://u:p@host/share", "", "", "", "", "", false},
