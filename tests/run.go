@@ -23,6 +23,7 @@ import (
 	"kbuild-run/tests/torture"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
+	"kbuild-run/vmrunner/splat"
 )
 
 // Options of Main.
@@ -115,6 +116,7 @@ type kernel struct {
 	image   *rootfs.Image
 	column  report.Column
 	vm      *vmrunner.VM
+	hang    *splat.Report // it hung
 	result  []*scenario.Result
 	torture []torture.Result
 	clients []clients.Result
@@ -412,7 +414,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		server.Allow = faults[k.tree.Base]
 	}
 	if len(scenarios) > 0 {
-		err = k.scenarios(ctx, o, server, scenarios)
+		err = k.scenarios(ctx, o, server, scenarios, dir)
 	}
 	if err == nil && k.vm.Err() == nil {
 		err = k.others(ctx, o, server)
@@ -424,6 +426,8 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		})
 	}
 	switch died := k.vm.Err(); {
+	case k.hang != nil:
+		k.column.Failure = k.hang.Head() + "; the evidence is in " + filepath.Join(string(k.role), "hang")
 	case died != nil:
 		k.column.Failure = died.Error()
 	case err != nil:
@@ -440,15 +444,23 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	return k.stop(ctx)
 }
 
-// scenarios runs the scenarios.
-func (k *kernel) scenarios(ctx context.Context, o Options, server *scenario.Server, scenarios []*scenario.Scenario) error {
+// scenarios runs the scenarios, until the guest hangs.
+func (k *kernel) scenarios(ctx context.Context, o Options, server *scenario.Server, scenarios []*scenario.Scenario, dir string) error {
 	return job.From(ctx).Step(k.step("scenarios"), func(s *job.Step) (err error) {
+		all, stop := context.WithCancel(ctx)
+		defer stop()
+		h := &hangs{vm: k.vm, dir: dir, found: stop}
 		n := 0
-		k.result, err = scenario.RunTimes(ctx, server, scenarios, o.Repeat, func(*scenario.Result) {
+		k.result, err = scenario.RunTimes(all, server, scenarios, o.Repeat, func(r *scenario.Result) {
 			n++
 			s.Progress("%d of %d", n, len(scenarios)*max(1, o.Repeat))
+			h.suspect(ctx, r)
 		})
 		s.Note("%s", scenario.Count(k.result))
+		hang, hangErr := h.end(ctx, k.result)
+		if k.hang = hang; hang != nil {
+			return hangErr
+		}
 		return err
 	})
 }
@@ -460,7 +472,11 @@ func (k *kernel) stop(ctx context.Context) error {
 	if err != nil && k.column.Failure == "" {
 		k.column.Failure = err.Error()
 	}
-	if k.column.Reports, err = k.vm.Reports(); err == nil {
+	k.column.Reports, err = k.vm.Reports()
+	if k.hang != nil {
+		k.column.Reports = append(k.column.Reports, *k.hang)
+	}
+	if err == nil {
 		err = k.vm.Decode(context.WithoutCancel(ctx), k.column.Reports)
 	}
 	return err

@@ -26,6 +26,32 @@ func (vm *VM) Responds(ctx context.Context) error {
 	return vm.WaitSMB(ctx)
 }
 
+// Blocked returns what a task of the kernel waits for, if it still waits for the
+// same a moment later: ksmbd may go on with other clients, but not with that one.
+// nil: no task does, or it cannot be found out.
+func (vm *VM) Blocked(ctx context.Context) error {
+	vm.console.mark(splat.Asks)
+	defer vm.console.mark(splat.Asked)
+	var first string
+	for range 2 {
+		answer, err := vm.sysrq(ctx, 'w')
+		if err != nil {
+			return nil
+		}
+		where, _, _ := splat.Stuck(answer, "")
+		if where == "" || first != "" && where != first {
+			return nil
+		}
+		first = where
+		select {
+		case <-time.After(vm.Deadline(time.Second)):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return fmt.Errorf("a task stays %s", first)
+}
+
 var respondLimit = 5 * time.Second // a variable for the tests
 
 // Limits of what is asked of a guest that hangs.
