@@ -151,7 +151,9 @@ const Deadline = 30 * time.Second
 
 // slow are tests that take long because of what they do.
 var slow = map[string]time.Duration{
-	"smb2.notify.mask": 4 * time.Minute, // 384 times arm, change, wait, cancel: 78 s against Samba
+	"smb2.notify.mask":                       4 * time.Minute, // 384 times arm, change, wait, cancel: 78 s against Samba
+	"smb2.compound_find.compound_find_close": 2 * time.Minute, // makes thousands of files: 15 s against Samba
+	"smb2.dir.large-files":                   2 * time.Minute, // 2000 files, listed in many ways
 }
 
 // Options of Run.
