@@ -52,7 +52,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
-	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd)")
+	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd,kunit)")
 	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
 	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
@@ -140,6 +140,7 @@ Personas:
 	}
 	o.kernelFlags(c)
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
+	c.Flags().DurationVar(&o.Stress, "stress", 0, "run no scenario, but work the guest hard for that `TIME` (10m)")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
 	c.Flags().StringSliceVar(&servers, "compare", nil, "run the scenarios on each of the `SERVERS` (samba,ksmbd) and tell in which fields their answers differ")

@@ -46,14 +46,19 @@ type Options struct {
 	// scenarios are: those of the series of that name; "": mbox.
 	Mailbox string
 	given   *patches.Series
+
+	Stress time.Duration // work the guest hard for so long, and run nothing else
 }
 
 // notify is the series that most scenarios are about.
 const notify = "notify"
 
-// scenarios are those to run: none when only tests of smbtorture are wanted, and
-// nothing about CHANGE_NOTIFY with a series that is about something else.
+// scenarios are those to run: none when only tests of smbtorture or a stress
+// are wanted, and nothing about CHANGE_NOTIFY with a series that is about something else.
 func (o Options) scenarios() ([]*scenario.Scenario, error) {
+	if o.Stress > 0 && o.Scenarios == nil {
+		return nil, nil
+	}
 	if o.Torture.Patterns != nil && o.Scenarios == nil {
 		return nil, nil
 	}
@@ -120,6 +125,7 @@ type kernel struct {
 	result  []*scenario.Result
 	torture []torture.Result
 	clients []clients.Result
+	hard    *report.Result // of the stress
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -215,6 +221,12 @@ func Main(ctx context.Context, o Options) error {
 	}
 	r.Scenarios = append(r.Scenarios, rows...)
 	r.Scenarios = append(r.Scenarios, clientRows(kernels)...)
+	for _, k := range kernels {
+		if k.hard != nil {
+			r.Scenarios = append(r.Scenarios, report.Scenario{Name: "stress", Results: []report.Result{*k.hard},
+				Shows: "No event is lost and no request forgotten while everything happens at once."})
+		}
+	}
 	r.Steps, r.Time = j.Steps(), time.Since(began)
 	if err := r.Files(out); err != nil {
 		return err
@@ -233,6 +245,10 @@ func (o Options) plan(j *job.Job, base string, scenarios int) {
 	}
 	if o.Series != "" && o.Alone {
 		base += " with " + o.Series
+	}
+	if o.Stress > 0 {
+		j.Logf("plan: build Linux %s, boot it, work it hard for %s, report", base, job.Duration(o.Stress))
+		return
 	}
 	if o.Series == "" || o.Alone {
 		j.Logf("plan: build Linux %s, boot it, run %d scenarios, report", base, scenarios)
@@ -276,6 +292,9 @@ func (o Options) command() string {
 		add("--torture-deadline", o.Torture.Deadline.String())
 	}
 	add("--accel", o.Accel)
+	if o.Stress > 0 {
+		add("--stress", o.Stress.String())
+	}
 	if o.Repeat > 1 {
 		add("--repeat", strconv.Itoa(o.Repeat))
 	}
@@ -416,6 +435,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	if len(scenarios) > 0 {
 		err = k.scenarios(ctx, o, server, scenarios, dir)
 	}
+	if o.Stress > 0 {
+		err = k.stress(ctx, o)
+	}
 	if err == nil && k.vm.Err() == nil {
 		err = k.others(ctx, o, server)
 	}
@@ -432,6 +454,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		k.column.Failure = died.Error()
 	case err != nil:
 		return errors.Join(err, k.stop(ctx))
+	}
+	if k.role == report.After && !o.Keep && ctx.Err() == nil && k.vm.Err() == nil {
+		k.inside(ctx)
 	}
 	if o.Keep && ctx.Err() == nil && k.vm.Err() == nil {
 		u := rootfs.Users[0]

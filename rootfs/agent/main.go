@@ -5,7 +5,7 @@
 //   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
 //   - /sbin/modprobe: for people, and for the kernel's request_module();
 //   - /sbin/poweroff;
-//   - setfattr and exch, of which the guest has no other.
+//   - setfattr and exch, of which the guest has no other, and churn.
 //
 // It talks to the host in lines of the kernel log that begin with Mark, so that
 // they stand among the kernel's own lines on the serial console.
@@ -50,6 +50,8 @@ func main() {
 		os.Exit(modprobe(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "setfattr":
 		os.Exit(setfattr(os.Args[1:]))
+	case filepath.Base(os.Args[0]) == "churn":
+		os.Exit(churn(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "exch":
 		os.Exit(exch(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "cifsnotify":

@@ -130,6 +130,21 @@ func (r *Report) kernels(b *bytes.Buffer) {
 	row("scenarios", func(c *Column) string {
 		return fmt.Sprintf("%d passed, %d failed, %d skipped", r.count(c.Name, Passed), r.count(c.Name, Failed), r.count(c.Name, Skipped))
 	})
+	var groups []string
+	for i := range r.Columns {
+		names, _ := r.Columns[i].inside()
+		groups = append(groups, names...)
+	}
+	slices.Sort(groups)
+	for _, g := range slices.Compact(groups) {
+		row(g, func(c *Column) string {
+			_, count := c.inside()
+			if count[g] == nil {
+				return ""
+			}
+			return fmt.Sprintf("%d passed, %d failed, %d skipped", count[g][Passed], count[g][Failed], count[g][Skipped])
+		})
+	}
 	row("release", func(c *Column) string { return c.Release })
 	row("tree", func(c *Column) string { return short(c.Tree) })
 	row("config", func(c *Column) string { return short(c.Config) })
@@ -164,6 +179,13 @@ func (r *Report) failures(b *bytes.Buffer) {
 	for _, c := range r.Columns {
 		if c.Failure != "" {
 			section("\n### %s: the server fails\n\n%s", cell(c.Name), fence(c.Failure))
+		}
+	}
+	for _, c := range r.Columns {
+		for _, i := range c.Inside {
+			if k := i.check(c.Name); k.Status == Failed {
+				section("\n### %s: %s\n\n%s", cell(c.Name), cell(k.What), fence(k.Detail))
+			}
 		}
 	}
 	for _, s := range r.Scenarios {

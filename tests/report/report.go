@@ -63,7 +63,34 @@ type Column struct {
 	Console  string        `json:"console,omitempty"`      // file in the report's folder
 
 	Failure string         `json:"failure,omitempty"` // why scenarios could not run
+	Inside  []Inside       `json:"inside,omitempty"`
 	Reports []splat.Report `json:"reports,omitempty"` // the kernel's complaints on the console
+}
+
+// Inside is one thing that the guest itself was asked after the scenarios.
+type Inside struct {
+	Group  string `json:"group"` // "KUnit", "left behind"
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Reason string `json:"reason,omitempty"` // of a failure or a skip; lines
+}
+
+// check says what i means.
+func (i *Inside) check(column string) Check {
+	return Check{Column: column, Name: i.Group + ": " + i.Name, What: i.Group + ": " + i.Name + " " + string(i.Status), Status: i.Status, Detail: i.Reason}
+}
+
+// inside counts what the guest of c was asked, by group in their order.
+func (c *Column) inside() (groups []string, count map[string]map[Status]int) {
+	count = map[string]map[Status]int{}
+	for _, i := range c.Inside {
+		if count[i.Group] == nil {
+			groups = append(groups, i.Group)
+			count[i.Group] = map[Status]int{}
+		}
+		count[i.Group][i.Status]++
+	}
+	return groups, count
 }
 
 // Scenario is one row of the table.
@@ -143,6 +170,9 @@ func (r *Report) checkColumn(i int) []Check {
 		result := s.result(i)
 		what, status, detail := s.check(c, result)
 		all = append(all, Check{c.Name, s.Name, s.Name + " " + what, status, result.Time, detail})
+	}
+	for i := range c.Inside {
+		all = append(all, c.Inside[i].check(c.Name))
 	}
 	if c.Role == Beside && len(c.Reports) == 0 {
 		return all

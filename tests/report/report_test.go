@@ -40,7 +40,8 @@ func example() *Report {
 			{Name: "before", Role: Before, Server: "Linux 6.12.117", Release: "6.12.117", FirstSMB: 2510 * time.Millisecond,
 				Tree: "1111111111111111111111111111111111111111", Config: "aaaaaaaaaaaaaaaa", Console: "before/console.log"},
 			{Name: "after", Role: After, Server: "Linux 6.12.117 with notify", Release: "6.12.117", FirstSMB: 2490 * time.Millisecond,
-				Tree: "2222222222222222222222222222222222222222", Config: "aaaaaaaaaaaaaaaa", Console: "after/console.log"},
+				Tree: "2222222222222222222222222222222222222222", Config: "aaaaaaaaaaaaaaaa", Console: "after/console.log",
+				Inside: []Inside{{"KUnit", "ksmbd_notify.layout", Passed, ""}, {"KUnit", "ksmbd_notify.limit", Passed, ""}, {"left behind", "open files", Passed, ""}}},
 		},
 		Scenarios: []Scenario{
 			{Name: "explorer-new-file", Shows: "A file that is created on the server appears in Explorer's window.",
@@ -75,6 +76,7 @@ var examples = map[string]func(*Report){
 		r.Scenarios[0].Results[1] = Result{Status: Failed, Time: 5 * time.Second, Folder: "after/explorer-new-file",
 			Reason: "line 9: want ADDED | \"new # file\", got <nothing>"}
 		r.Columns[1].Reports = []splat.Report{useAfterFree}
+		r.Columns[1].Inside[1] = Inside{"KUnit", "ksmbd_notify.limit", Failed, "EXPECTATION FAILED at fs/smb/server/notify_test.c:350"}
 		r.Steps = append(r.Steps, job.Record{Name: "scenarios", Err: "failed", Time: 6 * time.Second})
 	},
 	"proves-nothing": func(r *Report) {
@@ -82,7 +84,7 @@ var examples = map[string]func(*Report){
 	},
 	"no-boot": func(r *Report) {
 		r.Columns[1].Failure = "wait for agent: nothing within 20s\n[    0.8] Kernel panic - not syncing"
-		r.Columns[1].FirstSMB = 0
+		r.Columns[1].FirstSMB, r.Columns[1].Inside = 0, nil
 		r.Scenarios[0].Results = r.Scenarios[0].Results[:1]
 		r.Scenarios[1].Results = r.Scenarios[1].Results[:1]
 	},
