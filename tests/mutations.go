@@ -278,7 +278,8 @@ func (g *mutantGuest) try(m *mutant, s *scenario.Scenario) error {
 	}
 	switch {
 	case err != nil:
-		m.said = "caught: " + err.Error()
+		// Before the scenario began: nothing works, so nothing is shown.
+		m.failed, m.said = true, "shows nothing: "+err.Error()
 	case results[0].Outcome == scenario.Passed:
 		m.failed, m.said = true, "SURVIVES"
 	default:
