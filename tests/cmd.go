@@ -54,7 +54,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd,kunit)")
 	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
-	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios `N` times; one that ends differently fails")
+	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios and smbtorture `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
 	o.Torture.flags(c)

@@ -443,7 +443,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	}
 	if o.Torture.on(k.role) && err == nil && k.vm.Err() == nil {
 		err = j.Step(k.step("smbtorture"), func(s *job.Step) (err error) {
-			k.torture, err = o.Torture.run(ctx, s, server, k.role != report.Before)
+			k.torture, err = o.Torture.run(ctx, s, server, k.role != report.Before, o.Repeat)
 			return err
 		})
 	}

@@ -94,14 +94,40 @@ func share(test string) string {
 	return ""
 }
 
-// run runs the tests against server. A known failure of it is a skip with its
-// reason when judged.
-func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server, judged bool) (results []torture.Result, err error) {
+// run runs the tests against server, so often as times says. A known failure of
+// it is a skip with its reason when judged; a test that does not always end in
+// the same way has failed.
+func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server, judged bool, times int) (results []torture.Result, err error) {
 	n := 0
 	done := func(r torture.Result) {
 		n++
-		s.Progress("%d of %d, %s", n, len(o.tests), r.Test)
+		s.Progress("%d of %d, %s", n, len(o.tests)*max(1, times), r.Test)
 	}
+	results, err = o.once(ctx, server, judged, done)
+	for turn := 2; turn <= times && err == nil; turn++ {
+		var next []torture.Result
+		next, err = o.once(ctx, server, judged, done)
+		for i, r := range next {
+			// A known failure that passes sometimes is a skip or has passed.
+			if first := results[i]; (r.Outcome == torture.Failed) != (first.Outcome == torture.Failed) {
+				if first.Outcome == torture.Failed {
+					r = first
+				}
+				r.Outcome, r.Reason = torture.Failed, fmt.Sprintf("time %d of %d ends in another way\n%s", turn, times, r.Reason)
+				results[i] = r
+			}
+		}
+	}
+	count := map[torture.Outcome]int{}
+	for _, r := range results {
+		count[r.Outcome]++
+	}
+	s.Note("%d passed, %d failed, %d skipped", count[torture.Passed], count[torture.Failed], count[torture.Skipped])
+	return results, err
+}
+
+// once runs the tests against server.
+func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool, done func(torture.Result)) (results []torture.Result, err error) {
 	for _, name := range []string{"", quietShare} {
 		tests := slices.DeleteFunc(slices.Clone(o.tests), func(t string) bool { return share(t) != name })
 		if len(tests) == 0 {
@@ -129,11 +155,6 @@ func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server,
 			return results, err
 		}
 	}
-	count := map[torture.Outcome]int{}
-	for _, r := range results {
-		count[r.Outcome]++
-	}
-	s.Note("%d passed, %d failed, %d skipped", count[torture.Passed], count[torture.Failed], count[torture.Skipped])
 	return results, nil
 }
 
@@ -146,7 +167,7 @@ func (o Options) torturing(ctx context.Context, server *scenario.Server) error {
 	j := job.From(ctx)
 	var results []torture.Result
 	err := j.Step("smbtorture", func(s *job.Step) (err error) {
-		results, err = o.Torture.run(ctx, s, server, true)
+		results, err = o.Torture.run(ctx, s, server, true, o.Repeat)
 		return err
 	})
 	if err != nil {
