@@ -49,6 +49,12 @@ func SambaServer(ctx context.Context) (server *scenario.Server, stop func() erro
 	return server, stop, nil
 }
 
+// sambaSlots is how many scenarios run at a time on Samba. Its processes tell each
+// other of watches and changes by datagrams to one of them, notifyd. When the
+// kernel holds no more for it (net.unix.max_dgram_qlen, 10), they are sent later,
+// and a change may overtake the watch that it is for.
+const sambaSlots = 4
+
 // inotify makes smbd report what local processes do.
 const inotify = "kernel change notify = yes"
 
@@ -58,7 +64,7 @@ func samba(ctx context.Context, global string) (*scenario.Server, func() error, 
 		return nil, nil, err
 	}
 	server := &scenario.Server{
-		Name: "samba", Kind: "samba", Addr: s.Addr, Share: s.Share,
+		Name: "samba", Kind: "samba", Settle: s.Settle, Slots: sambaSlots, Addr: s.Addr, Share: s.Share,
 		User: client.Credentials{User: s.User, Password: s.Password},
 		Shell: func(ctx context.Context, folder, command string) error {
 			_, err := job.Command("sh", "-ec", command).In(filepath.Join(s.Dir, folder)).Probe(ctx)
@@ -76,9 +82,6 @@ func samba(ctx context.Context, global string) (*scenario.Server, func() error, 
 		if _, err := exec.LookPath(tool); err != nil {
 			server.Lacks["tools"] = "this machine has no " + tool
 		}
-	}
-	if global == inotify {
-		server.Settle = s.Settle
 	}
 	if s.Other != "" {
 		server.Other = client.Credentials{User: s.Other, Password: s.Password}

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,7 +84,7 @@ type Mismatch struct {
 func (m *Mismatch) Error() string { return "want " + m.Want + ", got " + m.Got }
 
 // Run runs the scenarios against the server, several at a time and those that
-// restart it behind the others, and returns a result for each in their order.
+// need it alone behind the others, and returns a result for each in their order.
 // done, when set, gets each as it ends. Each scenario has a fresh folder of its
 // own in the share; the error is one of making those.
 func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*Result)) ([]*Result, error) {
@@ -107,7 +108,7 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 
 	results := make([]*Result, len(scenarios))
 	// Waiting for the server is most of a scenario's time.
-	slots := make(chan struct{}, 8*runtime.NumCPU())
+	slots := make(chan struct{}, cmp.Or(server.Slots, 8*runtime.NumCPU()))
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	run := func(i int) {
@@ -122,7 +123,7 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 	}
 	var last []int
 	for i, s := range scenarios {
-		if s.Has("restart") {
+		if s.Has("alone") {
 			last = append(last, i)
 			continue
 		}
@@ -454,10 +455,34 @@ func (st *state) lend() (back func()) {
 	}
 }
 
-// answer waits for what must come.
+// answer waits for what must come. A server that is slow is none that is silent:
+// before the wait ends, it has to answer a NEGOTIATE, and as long as that takes
+// more than a tenth of the wait, the wait goes on.
 func (st *state) answer() (context.Context, context.CancelFunc) {
 	d := st.server.deadline(st.patience)
-	return context.WithTimeoutCause(st.ctx, d, fmt.Errorf("nothing came for %v", d))
+	ctx, cancel := context.WithCancelCause(st.ctx)
+	silent := time.AfterFunc(d, func() {
+		for {
+			asked := time.Now()
+			c, err := client.Dial(ctx, st.server.Addr, client.Options{})
+			if err == nil {
+				c.Drop()
+			}
+			if took := time.Since(asked); err != nil || took < d/10 {
+				cancel(fmt.Errorf("nothing came for %v", d))
+				return
+			}
+			select {
+			case <-time.After(d):
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		silent.Stop()
+		cancel(context.Canceled)
+	}
 }
 
 // Count says how many scenarios ended in which way.

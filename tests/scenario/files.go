@@ -338,16 +338,24 @@ var symlink = []byte{
 var label = []byte{6, 0, 0, 0, 'n', 0, 'e', 0, 'w', 0}
 
 func set(st *state, l *line) error {
-	p, err := st.peer(l.words[0])
-	if err != nil {
-		return err
+	f, words := st.files[l.words[0]], l.words[1:]
+	var p *peer
+	if f == nil {
+		var err error
+		if p, err = st.peer(l.words[0]); err != nil {
+			return err
+		}
+		words = l.words[2:]
+	}
+	if len(words) == 0 {
+		return l.wrong()
 	}
 	access := smb2.FILE_READ_ATTRIBUTES | smb2.FILE_WRITE_ATTRIBUTES | smb2.SYNCHRONIZE
 	var do func(context.Context, *client.File) error
 	basic := func(info smb2.FileBasicInfo) {
 		do = func(ctx context.Context, f *client.File) error { return f.SetBasic(ctx, info) }
 	}
-	switch what, rest := l.words[2], l.words[3:]; {
+	switch what, rest := words[0], words[1:]; {
 	case what == "hidden":
 		basic(smb2.FileBasicInfo{Attributes: smb2.FILE_ATTRIBUTE_HIDDEN})
 	case what == "normal":
@@ -382,7 +390,7 @@ func set(st *state, l *line) error {
 	case what == "label":
 		do = func(ctx context.Context, f *client.File) error {
 			s := client.Set{Type: smb2.SMB2_O_INFO_FILESYSTEM, Class: byte(smb2.FS_LABEL_INFORMATION), Data: label}
-			_, err := p.conn.Do(ctx, f.SetRequest(s))
+			_, err := f.Tree.Session.Conn.Do(ctx, f.SetRequest(s))
 			return err
 		}
 	case what == "size" && len(rest) == 1:
@@ -397,6 +405,11 @@ func set(st *state, l *line) error {
 		do = func(ctx context.Context, f *client.File) error { return f.SetEA(ctx, rest[0], []byte(rest[1])) }
 	default:
 		return l.wrong()
+	}
+	if f != nil {
+		ctx, cancel := st.answer()
+		defer cancel()
+		return do(ctx, f.File)
 	}
 	return st.with(p, l.words[1], client.Create{Access: access}, do)
 }

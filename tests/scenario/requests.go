@@ -329,6 +329,18 @@ func expect(st *state, l *line) error {
 			}
 		}
 		return nil
+	case len(args) == 2 && (what == "final" || what == "synchronous"):
+		resp, err := r.Final(ctx)
+		if err != nil {
+			return mismatch("a final response", err.Error())
+		}
+		if what == "synchronous" && r.AsyncID() != 0 {
+			return mismatch("a final response without an interim one", fmt.Sprintf("an interim one with AsyncId %d, then %s", r.AsyncID(), answerInWords(resp)))
+		}
+		if what == "synchronous" && resp.Hdr.CreditRequest == 0 {
+			return mismatch("credits", "none")
+		}
+		return nil
 	case len(args) == 2 && strings.HasPrefix(what, "STATUS_"):
 		resp, err := r.Final(ctx)
 		if err != nil {

@@ -59,7 +59,8 @@ var Needs = map[string]string{
 	"quiet":   "a share quiet that is not to notify",
 	"tools":   "the programs setfattr and exch on the server",
 	"mount":   "a shell on the server that may mount",
-	"restart": "a server that may be stopped and started: it runs behind all others",
+	"alone":   "that no other scenario runs: it does so behind all others",
+	"restart": "a server that may be stopped and started",
 }
 
 // Has says that the scenario needs what.

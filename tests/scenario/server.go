@@ -42,6 +42,9 @@ type Server struct {
 	// Instead are servers to take for scenarios that need something, by need.
 	Instead map[string]*Server
 
+	// Slots is how many scenarios run at a time; 0: as many as the host bears.
+	Slots int
+
 	// Scale stretches waits on a slow server; 0: 1.
 	Scale float64
 }

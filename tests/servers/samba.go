@@ -264,6 +264,7 @@ func (s *Samba) config(port int, o SambaOptions) string {
 	share := []string{
 		"path = " + s.Dir,
 		"read only = no",
+		"veto files = /*.vetoed/",
 		// Durable handles need locks that other processes do not see.
 		"kernel oplocks = no",
 		"kernel share modes = no",

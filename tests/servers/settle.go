@@ -12,9 +12,9 @@ import (
 )
 
 // Settle returns when a watch that smbd has answered with STATUS_PENDING is
-// armed. With "kernel change notify" another process, notifyd, adds the inotify
-// watch, and smbd does not wait for it: what changes meanwhile is lost. notifyd
-// takes its messages in order, so it answers a ping after that.
+// armed. Another process, notifyd, keeps the watches and adds those of inotify, and
+// smbd does not wait for it: what changes meanwhile is lost. notifyd takes its
+// messages in order, so it answers a ping after that.
 func (s *Samba) Settle(ctx context.Context) error {
 	smbcontrol := program("smbcontrol")
 	if smbcontrol == "" {
