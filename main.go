@@ -30,7 +30,7 @@ var commands = []func() *cobra.Command{
 	host.Doctor,
 	func() *cobra.Command { return gen.Command(kconfigs.Open) },
 	gen.DecodeCommand,
-	func() *cobra.Command { return patches.Command(check.Command()) },
+	func() *cobra.Command { return patches.Command(check.Command(tests.Boot)) },
 	kconfigs.Command,
 	rootfs.Command,
 	vmrunner.Command,

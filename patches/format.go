@@ -116,7 +116,7 @@ func (f *format) run(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Fprintln(j.Out, f.dir)
-	j.Logf("look at %s, then send it with:", filepath.Join(f.dir, "0000*"))
+	j.Logf("look at %s, then send it with:", filepath.Join(f.dir, "*0000*"))
 	j.Logf("    git send-email --no-thread %s", filepath.Join(f.dir, "*.patch"))
 	j.Logf("and keep what was sent with:")
 	j.Logf("    git tag -a -m 'Sent as v%d' %s", f.version, sentTag(f.Series, f.tree.Base, f.version))

@@ -356,14 +356,16 @@ func (k *kernel) options(o Options) patches.Options {
 	return p
 }
 
-// build makes the tree, the kernel and the image.
+// build makes the tree, unless it has one, the kernel and the image.
 func (k *kernel) build(ctx context.Context, o Options) (err error) {
 	j := job.From(ctx)
 	k.column = report.Column{Name: string(k.role), Role: k.role}
-	err = j.Step(k.step("tree"), func(s *job.Step) (err error) {
-		k.tree, err = patches.Prepare(ctx, s, k.options(o))
-		return err
-	})
+	if k.tree == nil {
+		err = j.Step(k.step("tree"), func(s *job.Step) (err error) {
+			k.tree, err = patches.Prepare(ctx, s, k.options(o))
+			return err
+		})
+	}
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,10 @@ const (
 )
 
 // Columns are the checks in their order.
-var Columns = []string{"applies", "y", "m", "n", "sparse", "checkpatch", "kernel-doc", "codespell", "fixes"}
+var Columns = []string{"applies", "y", "m", "n", "sparse", "checkpatch", "kernel-doc", "codespell", "fixes", boots}
+
+// boots is the check that runs only when it is asked for.
+const boots = "boots"
 
 // about says what each check does.
 var about = map[string]string{
@@ -46,6 +49,7 @@ var about = map[string]string{
 	"checkpatch": "checkpatch.pl --strict",
 	"kernel-doc": "no new warning of kernel-doc in the files it touches",
 	"codespell":  "codespell on its message and on what it adds",
+	boots:        "with --boot: boots, complains of nothing, and keeps the scenarios that passed before it",
 	"fixes":      "Fixes: names a commit of the tree, or of the file known-commits beside the series",
 }
 
@@ -67,6 +71,7 @@ type Matrix struct {
 	Series, Base string
 	Rows         []Row
 	Skips        map[string]string // checks that could not run, with the reason
+	Boots        bool              // the check boots ran
 	Looked       int               // checks that ran
 	Remembered   int               // checks that an earlier run made
 }
@@ -75,8 +80,13 @@ type Matrix struct {
 type Options struct {
 	patches.Options
 	NoBuild bool // leave out what compiles
+	Boot    Boot // nil: boot nothing
 	Signed  bool // the patches are sent ones: each must be signed off
 }
+
+// Boot boots a tree. It returns the scenarios that pass, and what is wrong with
+// the kernel, or "".
+type Boot func(ctx context.Context, t *patches.Tree) (passed []string, fault string, err error)
 
 // Run checks a series patch by patch. The error says why it could not; what it
 // finds is in the matrix.
@@ -102,6 +112,9 @@ func Run(ctx context.Context, o Options) (*Matrix, error) {
 		s.Note("%d patches, %d checks, %d of them remembered", len(r.m.Rows), r.m.Looked+r.m.Remembered, r.m.Remembered)
 		return r.accept()
 	})
+	if err == nil && o.Boot != nil {
+		err = r.boot(ctx)
+	}
 	return r.m, err
 }
 
@@ -288,6 +301,37 @@ func fresh(before, after []kconfigs.Warning) (found []kconfigs.Warning) {
 	return found
 }
 
+// boot boots each tree: a patch that breaks what worked stops a bisection.
+func (r *runner) boot(ctx context.Context) error {
+	r.m.Boots = true
+	var before []string
+	for i, t := range r.steps {
+		if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
+			continue
+		}
+		passed, fault, err := r.Boot(ctx, t)
+		if err != nil {
+			return err
+		}
+		c := Cell{Status: Pass}
+		if fault != "" {
+			c = Cell{Fail, []string{fault}}
+		} else {
+			for _, name := range before {
+				if !slices.Contains(passed, name) {
+					c.Status = Fail
+					c.Found = append(c.Found, "scenario "+name+" passes before the patch, and not with it")
+				}
+			}
+			before = passed
+		}
+		if i > 0 {
+			r.set(i-1, boots, c, true)
+		}
+	}
+	return nil
+}
+
 // skip notes why a check cannot run.
 func (r *runner) skip(column, why string) { r.m.Skips[column] = why }
 
@@ -335,14 +379,15 @@ var marks = map[Status]string{Pass: "ok", Warn: "WARN", Fail: "FAIL", Skipped: "
 
 // Print prints the matrix and, below it, what was found.
 func (m *Matrix) Print(w io.Writer) {
+	columns := slices.DeleteFunc(slices.Clone(Columns), func(c string) bool { return c == boots && !m.Boots })
 	fmt.Fprintf(w, "%3s", "")
-	for _, c := range Columns {
+	for _, c := range columns {
 		fmt.Fprintf(w, "  %-*s", max(4, len(c)), c)
 	}
 	fmt.Fprintln(w)
 	for i, row := range m.Rows {
 		fmt.Fprintf(w, "%3d", i+1)
-		for _, c := range Columns {
+		for _, c := range columns {
 			fmt.Fprintf(w, "  %-*s", max(4, len(c)), marks[row.Cells[c].Status])
 		}
 		fmt.Fprintf(w, "  %s\n", row.Mail.Subject())

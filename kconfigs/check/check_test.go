@@ -25,12 +25,25 @@ func program() {
 	j := job.New(os.Stdout, os.Stderr)
 	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
 	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "")
-	root.AddCommand(patches.Command(Command()))
+	root.AddCommand(patches.Command(Command(boot)))
 	err := root.ExecuteContext(job.With(context.Background(), j))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
 	}
 	os.Exit(job.Code(err))
+}
+
+// boot is what a kernel would show: a scenario for each C file, but for one that
+// never comes up.
+func boot(ctx context.Context, t *patches.Tree) (passed []string, fault string, err error) {
+	files, err := t.Look(ctx, "ls-tree", "-r", "--name-only", t.Commit, "--", "fs/smb")
+	if text, err := t.Look(ctx, "show", t.Commit+":fs/smb/three.c"); err == nil && strings.Contains(string(text), "nosuch") {
+		return nil, "the kernel does not come up", nil
+	}
+	if _, err := t.Look(ctx, "cat-file", "-e", t.Commit+":fs/smb/four.c"); err == nil {
+		return nil, "", nil // breaks what worked
+	}
+	return strings.Fields(string(files)), "", err
 }
 
 // The scripts check series on a tree whose Makefile compiles one folder, and

@@ -17,9 +17,10 @@ import (
 	"kbuild-run/patches/job"
 )
 
-// Command returns `kbuild-run series check`.
-func Command() *cobra.Command {
+// Command returns `kbuild-run series check`. Booting is a later step of the road's.
+func Command(boot Boot) *cobra.Command {
 	var o Options
+	var boots bool
 	var mbox string
 	var asJSON bool
 	var columns strings.Builder
@@ -51,6 +52,9 @@ Exit code 0: no check found anything.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			if boots {
+				o.Boot = boot
+			}
 			if len(args) == 1 {
 				o.Series = args[0]
 			}
@@ -83,6 +87,7 @@ Exit code 0: no check found anything.`,
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringVar(&mbox, "mbox", "", "check the patches in the mailbox `FILE`")
 	f.BoolVar(&asJSON, "json", false, "check the mail on standard input, for b4 review")
+	f.BoolVar(&boots, "boot", false, "build, boot and test the kernel of each patch: minutes each")
 	f.BoolVar(&o.NoBuild, "no-build", false, "leave out what has to compile")
 	return c
 }
