@@ -57,6 +57,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios and smbtorture `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
+	f.StringVar(&o.Out, "out", "", "put the folder of the results below `DIR` (default out)")
 	o.Torture.flags(c)
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
