@@ -195,14 +195,43 @@ func ntHash(password string) []byte {
 // in a tenth of the time that an emulated guest needs.
 func disk(ctx context.Context, s *job.Step) (string, error) {
 	const size = "2G"
-	// hash_seed and UUID fixed: two runs list a folder in the same order.
-	const uuid = "6b627569-6c64-4d72-956e-000000000001"
-	args := []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-L", "share", "-U", uuid, "-J", "size=16",
-		"-E", "hash_seed=" + uuid + ",lazy_itable_init=0,lazy_journal_init=0"}
+	args := ext4("-L", "share")
 	dir, _, err := cache.Once(ctx, "rootfs", cache.Key(append([]string{"disk", size}, args...)...),
 		map[string]string{"what": "ext4 disk for the share, " + size}, func(dir string) error {
 			s.Progress("make the disk of the share")
 			return job.Command("mke2fs", append(args, filepath.Join(dir, "share.ext4"), size)...).Run(ctx)
 		})
 	return filepath.Join(dir, "share.ext4"), err
+}
+
+// ext4 returns the arguments of mke2fs, with more before them. hash_seed and UUID
+// are fixed: two runs list a folder in the same order.
+func ext4(more ...string) []string {
+	const uuid = "6b627569-6c64-4d72-956e-000000000001"
+	return append([]string{"-q", "-F", "-t", "ext4", "-b", "4096"}, append(more, "-U", uuid, "-J", "size=16",
+		"-E", "hash_seed="+uuid+",lazy_itable_init=0,lazy_journal_init=0")...)
+}
+
+// CopyDisk makes the ext4 image file with a copy of the folder dir, its extended
+// attributes too, and room to write as much again. The guest gives everything on
+// it to the first of Users.
+func CopyDisk(ctx context.Context, s *job.Step, dir, file string) error {
+	s.Progress("copy %s", dir)
+	var size uint64
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil {
+			size += uint64(fi.Size()) + 4096
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", dir, err)
+	}
+	s.Note("%s of %s", cache.Bytes(size), dir)
+	blocks := fmt.Sprint((2*size + 1<<30) / 4096)
+	return job.Command("mke2fs", append(ext4("-L", "copy", "-d", dir), file, blocks)...).Run(ctx)
 }

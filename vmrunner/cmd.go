@@ -25,7 +25,7 @@ func Command() *cobra.Command {
 hands the guest over. What is missing is built first. The guest's disk is fresh
 each time, and everything goes with the command.`,
 	}
-	c.AddCommand(execCommand(), shellCommand())
+	c.AddCommand(execCommand(), shellCommand(), serveCommand(), gdbCommand())
 	return c
 }
 
@@ -61,8 +61,13 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 		return err
 	}
 	var vm *VM
+	// A Ctrl-C ends the boot, and afterwards do: the guest then ends in order.
+	guest, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer kill(nil)
+	booted := context.AfterFunc(ctx, func() { kill(context.Cause(ctx)) })
 	err = j.Step("vm", func(s *job.Step) (err error) {
-		vm, err = Start(ctx, s, image, f.o)
+		vm, err = Start(guest, s, image, f.o)
+		booted()
 		if vm != nil {
 			s.Note("up after %s, %s", job.Duration(vm.Times().Ready), vm.Accel())
 		}
@@ -74,13 +79,12 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 	code, err := do(vm)
 	reports, scanErr := vm.Reports()
 	if scanErr == nil {
-		scanErr = vm.Decode(context.WithoutCancel(ctx), reports)
+		scanErr = vm.Decode(guest, reports)
 	}
 	for _, r := range reports {
 		fmt.Fprintf(j.Err, "kernel: %s\n%s", r.Head(), r.Body())
 	}
-	// Also after a Ctrl-C the guest ends in order.
-	stopErr := vm.Stop(context.WithoutCancel(ctx))
+	stopErr := vm.Stop(guest)
 	switch {
 	case err != nil:
 		return err

@@ -53,9 +53,10 @@ type spec struct {
 	initrd  string // a path; or nil and initrdFile
 	disk    string // opened with a snapshot: what the guest writes goes with QEMU
 	pcap    string
-	forward map[int]int // guest port -> port on 127.0.0.1
-	files   []*os.File  // inherited, from descriptor 3 on
-	qmp     string      // number of the listening descriptor
+	forward map[int]string // guest port -> address here
+	gdb     string         // socket for gdb
+	files   []*os.File     // inherited, from descriptor 3 on
+	qmp     string         // number of the listening descriptor
 }
 
 // args returns QEMU's command line. q35 and not microvm: under TCG that starts no
@@ -79,11 +80,14 @@ func (s *spec) args() []string {
 	if s.disk != "" {
 		a = append(a, "-drive", "if=virtio,format=raw,snapshot=on,file="+escape(s.disk))
 	}
+	if s.gdb != "" {
+		a = append(a, "-chardev", "socket,id=gdb,server=on,wait=off,path="+escape(s.gdb), "-gdb", "chardev:gdb")
+	}
 	if len(s.forward) > 0 {
 		var b strings.Builder
 		b.WriteString("user,id=net,restrict=on,ipv6=off")
 		for _, guest := range slices.Sorted(maps.Keys(s.forward)) {
-			fmt.Fprintf(&b, ",hostfwd=tcp:127.0.0.1:%d-:%d", s.forward[guest], guest)
+			fmt.Fprintf(&b, ",hostfwd=tcp:%s-:%d", s.forward[guest], guest)
 		}
 		a = append(a, "-netdev", b.String(), "-device", "virtio-net-pci,netdev=net,romfile=")
 	}

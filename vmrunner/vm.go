@@ -51,6 +51,9 @@ type Options struct {
 	CPUs   int             // 0 means 2
 	Memory int             // MiB; 0 means 1024, 2048 for a debug kernel
 	Dir    string          // for console.log and capture.pcap; "" is a folder that goes with the VM
+	Listen string          // address for the guest's port 445; "" is a free port of 127.0.0.1
+	Share  string          // disk with what is to be in the share, rootfs.CopyDisk; "" is an empty one
+	GDB    bool            // let gdb attach, see GDBScript
 	Core   bool            // keep the memory of a guest that hangs, see Hang
 	Pcap   bool            // write the guest's network traffic to capture.pcap
 	Ports  []int           // more guest ports to reach
@@ -66,7 +69,8 @@ type VM struct {
 	console *console
 	monitor *Monitor
 	ssh     *ssh.Client
-	ports   map[int]int
+	ports   map[int]string // of the guest -> address here
+	gdb     string         // socket
 	dir     string
 	remove  func() // removes the scratch folder
 	pcap    string
@@ -137,7 +141,7 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 		}
 	}
 	if j := job.From(ctx); j.DryRun {
-		ports, err := freePorts(append([]int{portSSH, portSMB}, o.Ports...))
+		ports, err := o.forward()
 		if err != nil {
 			return nil, err
 		}
@@ -155,6 +159,9 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	} else if err := os.MkdirAll(vm.dir, 0o755); err != nil {
 		vm.remove()
 		return nil, err
+	}
+	if o.GDB {
+		vm.gdb = filepath.Join(temp, "gdb")
 	}
 	for try := 0; ; try++ {
 		err := vm.boot(ctx, s, o, filepath.Join(temp, "qmp"))
@@ -186,7 +193,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 	}
 	defer os.Remove(qmpPath)
 	defer qmp.Close()
-	if vm.ports, err = freePorts(append([]int{portSSH, portSMB}, o.Ports...)); err != nil {
+	if vm.ports, err = o.forward(); err != nil {
 		return err
 	}
 	sp := vm.spec(o, vm.ports)
@@ -278,12 +285,35 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 }
 
 // spec returns what QEMU is to run, but for what is open in this program.
-func (vm *VM) spec(o Options, ports map[int]int) *spec {
-	return &spec{
+func (vm *VM) spec(o Options, ports map[int]string) *spec {
+	sp := &spec{
 		accel: vm.accel.Name, cpus: o.CPUs, memory: o.Memory,
 		kernel: vm.image.Kernel.BzImage, append: o.Kernel,
-		disk: vm.image.Disk, forward: ports,
+		disk: vm.image.Disk, forward: ports, gdb: vm.gdb,
 	}
+	if o.Share != "" {
+		sp.disk, sp.append = o.Share, append(slices.Clone(sp.append), "kbuild_run.copy")
+	}
+	if o.GDB {
+		sp.append = append(slices.Clone(sp.append), "nokaslr")
+	}
+	return sp
+}
+
+// forward chooses the addresses at which ports of the guest are reached.
+func (o *Options) forward() (map[int]string, error) {
+	ports, err := freePorts(append([]int{portSSH, portSMB}, o.Ports...))
+	if err != nil {
+		return nil, err
+	}
+	all := map[int]string{}
+	for guest, host := range ports {
+		all[guest] = net.JoinHostPort("127.0.0.1", strconv.Itoa(host))
+	}
+	if o.Listen != "" {
+		all[portSMB] = o.Listen
+	}
+	return all, nil
 }
 
 // bootError ends the guest and says what it printed.
@@ -402,11 +432,11 @@ func (vm *VM) fault(what string, err error) error {
 // Addr returns where a client on this host reaches a port of the guest: one of
 // Options.Ports, 22 or 445.
 func (vm *VM) Addr(guestPort int) string {
-	p, ok := vm.ports[guestPort]
+	addr, ok := vm.ports[guestPort]
 	if !ok {
 		panic(fmt.Sprintf("vmrunner: port %d was not asked for in Options.Ports", guestPort))
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(p))
+	return addr
 }
 
 // Accel returns the accelerator the guest runs on, with the reason.

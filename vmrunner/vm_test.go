@@ -50,7 +50,7 @@ func image(t *testing.T, options ...string) *rootfs.Image {
 	k := &kconfigs.Kernel{
 		Tree: &patches.Tree{Base: "v6.12"}, Key: newest.Key, Release: newest.Meta["release"], Dir: newest.Dir,
 		BzImage: filepath.Join(newest.Dir, "bzImage"), Modules: filepath.Join(newest.Dir, "modules"),
-		Config: filepath.Join(newest.Dir, "config"),
+		Config: filepath.Join(newest.Dir, "config"), Vmlinux: filepath.Join(newest.Dir, "vmlinux"),
 	}
 	var i *rootfs.Image
 	err = new(job.Job).Step("image", func(s *job.Step) (err error) {

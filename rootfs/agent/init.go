@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -63,12 +66,9 @@ func pid1() {
 		tell(failed+"%v", err)
 		powerOff()
 	}
-	cmdline, _ := os.ReadFile("/proc/cmdline")
-	for _, w := range strings.Fields(string(cmdline)) {
-		if w == "kbuild_run.canary" {
-			tell(ready)
-			powerOff()
-		}
+	if booted("kbuild_run.canary") {
+		tell(ready)
+		powerOff()
 	}
 	// /sbin/poweroff sends it.
 	end := make(chan os.Signal, 1)
@@ -107,6 +107,43 @@ func powerOff() {
 	select {}
 }
 
+// moveCopy makes what lies on the disk the share, and gives it to the user that
+// clients log in as: the host's users mean nothing here. The share is not the disk
+// itself: ksmbd lists nothing of a share that is the root of a file system.
+func moveCopy() error {
+	const fresh = share + "/.kbuild-run-share"
+	entries, err := os.ReadDir(share)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(fresh, 0o777); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "lost+found" {
+			continue
+		}
+		if err := os.Rename(share+"/"+e.Name(), fresh+"/"+e.Name()); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(fresh, share+"/share"); err != nil {
+		return err
+	}
+	return filepath.WalkDir(share+"/share", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, 1000, 1000)
+	})
+}
+
+// booted tells whether the word is on the kernel's command line.
+func booted(with string) bool {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	return slices.Contains(strings.Fields(string(cmdline)), with)
+}
+
 // mountShare mounts the exported file system. "share" is for everybody,
 // "private" for its owner.
 func mountShare() error {
@@ -115,6 +152,11 @@ func mountShare() error {
 	}
 	if err := unix.Mount("/dev/vda", share, "ext4", 0, ""); err != nil {
 		return fmt.Errorf("mount /dev/vda on %s as ext4: %w", share, err)
+	}
+	if booted("kbuild_run.copy") {
+		if err := moveCopy(); err != nil {
+			return fmt.Errorf("make the copied folder the share: %w", err)
+		}
 	}
 	for _, d := range []struct {
 		path string
