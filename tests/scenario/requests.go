@@ -365,7 +365,7 @@ func expect(st *state, l *line) error {
 		return mismatch(inWords(want), err.Error())
 	}
 	if resp.Status() != smb2.STATUS_SUCCESS || !same(resp.Changes, want, anyOrder) {
-		return mismatch(inWords(want), answerInWords(resp))
+		return mismatch(short(want), answerInWords(resp)+less(resp.Changes, want))
 	}
 	return nil
 }
@@ -373,7 +373,7 @@ func expect(st *state, l *line) error {
 // answerInWords is a final response as scripts write it.
 func answerInWords(r *client.Response) string {
 	if r.Status() == smb2.STATUS_SUCCESS && r.Hdr.Command == smb2.SMB2_CHANGE_NOTIFY {
-		return inWords(r.Changes)
+		return short(r.Changes)
 	}
 	return r.Status().String()
 }
@@ -399,8 +399,6 @@ func (st *state) gather(l *line, cancel bool) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := st.answer()
-	defer stop()
 	var got []client.Change
 	enough := func() bool {
 		if until {
@@ -409,9 +407,12 @@ func (st *state) gather(l *line, cancel bool) error {
 		return len(got) >= len(want)
 	}
 	mismatch := func(words string) error {
-		return &Mismatch{Want: inWords(want), Got: strings.TrimSpace(inWords(got) + " " + words), conn: c}
+		return &Mismatch{Want: short(want), Got: strings.TrimSpace(short(got)+" "+words) + less(got, want), conn: c}
 	}
-	for !enough() {
+	// Each answer has its own time to come.
+	next := func() error {
+		ctx, stop := st.answer()
+		defer stop()
 		w, err := l.watch(c, f.asks())
 		if err != nil {
 			return err
@@ -427,15 +428,22 @@ func (st *state) gather(l *line, cancel bool) error {
 			}
 		}
 		resp, err := p.Final(ctx)
-		if err != nil {
-			return mismatch(err.Error())
-		}
 		switch {
+		case err != nil:
+			return mismatch(err.Error())
 		case resp.Status() == smb2.STATUS_SUCCESS:
 			got = append(got, resp.Changes...)
-		case cancel && resp.Status() == smb2.STATUS_CANCELLED && ctx.Err() == nil:
-		default:
+		case !cancel || resp.Status() != smb2.STATUS_CANCELLED:
 			return mismatch(resp.Status().String())
+		}
+		return nil
+	}
+	for !enough() {
+		if err := st.ctx.Err(); err != nil {
+			return mismatch(context.Cause(st.ctx).Error())
+		}
+		if err := next(); err != nil {
+			return err
 		}
 	}
 	if !until && !same(got, want, anyOrder) {

@@ -81,6 +81,48 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// Of many records a message shows some, and those that make the difference.
+func TestLess(t *testing.T) {
+	want, err := records([]string{"added", "f{1..20}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := append(append([]client.Change{}, want[:10]...), want[11:]...)
+	got = append(got, want[3])
+	if got, want := less(got, want), "\nmissing: added f11\ntoo much: added f4"; got != want {
+		t.Errorf("less: got %q, want %q", got, want)
+	}
+	if got, want := short(want), "added f1 added f2 added f3 added f4 added f5 added f6 added f7 added f8 added f9 added f10 added f11 added f12 ... (20 records)"; got != want {
+		t.Errorf("short: got %q, want %q", got, want)
+	}
+	if got := less(want[:3], want[1:4]); got != "" {
+		t.Errorf("less of few: got %q, want nothing", got)
+	}
+	if _, err := records([]string{"added", "f{9..1}"}); err == nil {
+		t.Error("records of {9..1}: got no error")
+	}
+}
+
+// A persona says where it is from, and asks for what its source says.
+func TestPersonas(t *testing.T) {
+	for name, p := range personas {
+		if p.Who == "" || p.Source == "" || p.Access == 0 || p.First.Filter == 0 || p.Again.Filter == 0 {
+			t.Errorf("%s: %+v", name, p)
+		}
+		if !strings.Contains(Personas(), "    "+name+"\n") {
+			t.Errorf("%s: not in the help", name)
+		}
+	}
+	h := &handle{persona: personas["findfirst"]}
+	if got := h.asks(); got != h.persona.First {
+		t.Errorf("first: got %+v, want %+v", got, h.persona.First)
+	}
+	h.watched = true
+	if got := h.asks(); got != h.persona.Again {
+		t.Errorf("again: got %+v, want %+v", got, h.persona.Again)
+	}
+}
+
 func TestFilters(t *testing.T) {
 	for _, test := range []struct {
 		text string

@@ -247,6 +247,51 @@ func inWords(changes []client.Change) string {
 	return strings.Join(words, " ")
 }
 
+// many is how many records a message shows.
+const many = 12
+
+// short is inWords without those beyond many.
+func short(changes []client.Change) string {
+	if len(changes) <= many {
+		return inWords(changes)
+	}
+	return fmt.Sprintf("%s ... (%d records)", inWords(changes[:many]), len(changes))
+}
+
+// less says which records are not in both of two long lists.
+func less(got, want []client.Change) string {
+	if len(got) <= many && len(want) <= many {
+		return ""
+	}
+	n := map[client.Change]int{}
+	for _, c := range want {
+		n[c]++
+	}
+	for _, c := range got {
+		n[c]--
+	}
+	var missing, extra []client.Change
+	for _, c := range want {
+		if n[c] > 0 {
+			missing = append(missing, c)
+		}
+	}
+	for _, c := range got {
+		if n[c] < 0 {
+			extra = append(extra, c)
+			n[c]++
+		}
+	}
+	text := ""
+	if len(missing) > 0 {
+		text += "\nmissing: " + short(missing)
+	}
+	if len(extra) > 0 {
+		text += "\ntoo much: " + short(extra)
+	}
+	return text
+}
+
 // same says whether two lists of records are the same, in this order or in any.
 func same(got, want []client.Change, anyOrder bool) bool {
 	if anyOrder {
