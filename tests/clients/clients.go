@@ -32,7 +32,7 @@ type Server struct {
 	// none, and the kernel's own client is skipped. The exit status is returned.
 	Guest func(ctx context.Context, command string, stdout, stderr io.Writer) (int, error)
 
-	// Patience is how long a client may take to hear of a change; 0: 5 s.
+	// Patience is how long a client may take to hear of a change; 0: 15 s.
 	Patience time.Duration
 }
 
@@ -63,7 +63,7 @@ var all = []client{
 }
 
 // defaultPatience is Server.Patience unless that is set.
-const defaultPatience = 5 * time.Second
+const defaultPatience = 15 * time.Second
 
 // Run runs all clients at a time and returns a result for each. The error is one
 // of making their folders.
