@@ -45,7 +45,7 @@ var about = map[string]string{
 	"y":          "fs/smb and what the series touches compile with W=1, modules built in; no new warning",
 	"m":          "the same, as modules",
 	"n":          "the same, modules left out",
-	"sparse":     "no new warning of sparse, in y and m",
+	"sparse":     "no new warning of sparse, in m",
 	"checkpatch": "checkpatch.pl --strict",
 	"kernel-doc": "no new warning of kernel-doc in the files it touches",
 	"codespell":  "codespell on its message and on what it adds",
@@ -229,8 +229,9 @@ func (r *runner) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := kconfigs.LintOptions{Folders: folders, Sparse: kconfigs.HaveSparse()}
-	if !o.Sparse {
+	o := kconfigs.LintOptions{Folders: folders}
+	sparse := kconfigs.HaveSparse()
+	if !sparse {
 		r.skip("sparse", "sparse is not installed; install it with: kbuild-run setup --with sparse")
 	}
 	var before map[string]*kconfigs.Lint
@@ -241,14 +242,19 @@ func (r *runner) build(ctx context.Context) error {
 				after[o.Modules] = before[o.Modules]
 				continue
 			}
+			o.Sparse = sparse && o.Modules == "m"
 			l, err := kconfigs.LintTree(ctx, r.s, t, o)
 			if err != nil {
 				return err
 			}
+			if l.NoSparse != "" { // no warning then means nothing
+				sparse = false
+				r.skip("sparse", l.NoSparse)
+			}
 			after[o.Modules] = l
 		}
 		if i > 0 && compiles(r.m.Rows[i-1].Mail) {
-			r.compare(i-1, before, after, o.Sparse)
+			r.compare(i-1, before, after, sparse)
 		}
 		before = after
 	}
@@ -258,18 +264,15 @@ func (r *runner) build(ctx context.Context) error {
 // compare fills the cells of what is compiled.
 func (r *runner) compare(row int, before, after map[string]*kconfigs.Lint, sparse bool) {
 	var found []string
-	looked := false
 	for _, modules := range []string{"y", "m", "n"} {
 		was, is := before[modules], after[modules]
-		looked = looked || !is.Cached
 		c := Cell{Status: Pass}
 		for _, w := range fresh(was.Warnings, is.Warnings) {
-			switch {
-			case w.Tool != "sparse":
+			if w.Tool == "sparse" {
+				found = append(found, w.Text)
+			} else {
 				c.Status = Warn
 				c.Found = append(c.Found, w.Text)
-			case !slices.Contains(found, w.Text):
-				found = append(found, w.Text)
 			}
 		}
 		if is.Failed != "" && is.Failed != was.Failed {
@@ -277,6 +280,7 @@ func (r *runner) compare(row int, before, after map[string]*kconfigs.Lint, spars
 		}
 		r.set(row, modules, c, !is.Cached)
 	}
+	looked := !after["m"].Cached
 	switch {
 	case !sparse:
 		r.m.Rows[row].Cells["sparse"] = Cell{Status: Skipped}
