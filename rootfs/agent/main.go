@@ -5,7 +5,7 @@
 //   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
 //   - /sbin/modprobe: for people, and for the kernel's request_module();
 //   - /sbin/poweroff;
-//   - setfattr and exch, of which the guest has no other, and churn.
+//   - setfattr, exch and rename, of which the guest has no other, and churn.
 //
 // It talks to the host in lines of the kernel log that begin with Mark, so that
 // they stand among the kernel's own lines on the serial console.
@@ -53,7 +53,9 @@ func main() {
 	case filepath.Base(os.Args[0]) == "churn":
 		os.Exit(churn(os.Args[1:]))
 	case filepath.Base(os.Args[0]) == "exch":
-		os.Exit(exch(os.Args[1:]))
+		os.Exit(rename("exch", os.Args[1:], unix.RENAME_EXCHANGE))
+	case filepath.Base(os.Args[0]) == "rename":
+		os.Exit(rename("rename", os.Args[1:], 0))
 	case filepath.Base(os.Args[0]) == "cifsnotify":
 		if err := cifsNotify(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "cifsnotify:", err)

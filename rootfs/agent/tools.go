@@ -21,14 +21,16 @@ func setfattr(args []string) int {
 	return 0
 }
 
-// exch exchanges two names: exch ONE OTHER, as in exch(1) of util-linux.
-func exch(args []string) int {
+// rename calls renameat2(2): exch ONE OTHER exchanges two names, as exch(1) of
+// util-linux does; rename OLD NEW gives a file a name, or a directory the place of
+// an empty one, where mv would move it into that.
+func rename(program string, args []string, flags uint) int {
 	if len(args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: exch ONE OTHER")
+		fmt.Fprintf(os.Stderr, "usage: %s NAME NAME\n", program)
 		return 2
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], unix.RENAME_EXCHANGE); err != nil {
-		fmt.Fprintf(os.Stderr, "exch: %s and %s: %v\n", args[0], args[1], err)
+	if err := unix.Renameat2(unix.AT_FDCWD, args[0], unix.AT_FDCWD, args[1], flags); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s and %s: %v\n", program, args[0], args[1], err)
 		return 1
 	}
 	return 0

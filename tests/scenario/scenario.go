@@ -57,7 +57,7 @@ var Needs = map[string]string{
 	"encrypt": "encryption",
 	"streams": "named streams",
 	"quiet":   "a share quiet that is not to notify",
-	"tools":   "the programs setfattr and exch on the server",
+	"tools":   "the programs setfattr, exch and rename on the server",
 	"mount":   "a shell on the server that may mount",
 	"alone":   "that no other scenario runs: it does so behind all others",
 	"restart": "a server that may be stopped and started",
