@@ -208,7 +208,7 @@ func (m *move) settle(ctx context.Context, list string) error {
 func (m *move) git(args ...string) *job.Cmd { return git(m.dir, args...).With(identity[3:]...) }
 
 func (m *move) conflict(files []string) error {
-	return job.Failed(fmt.Errorf("put %s onto %s: %s conflict; mend them in %s, git add them there, and go on with: kbuild-run series rebase %s --base %s --onto %s --dir %s --continue",
+	return job.Failed(fmt.Errorf("put %s onto %s: %s conflict; mend them in %s, git add -u there, and go on with: kbuild-run series rebase %s --base %s --onto %s --dir %s --continue",
 		m.series, m.onto, strings.Join(files, ", "), m.dir, m.series, m.base, m.onto, m.dir))
 }
 
