@@ -21,9 +21,7 @@ func (st *state) armed(f *handle, p *client.Pending) error {
 		return nil
 	}
 	f.settled = true
-	ctx, cancel := st.answer()
-	defer cancel()
-	return st.server.Settle(ctx)
+	return st.server.Settle(st.ctx)
 }
 
 // sent keeps requests under their names and waits until each was answered in

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"kbuild-run/tests/client"
@@ -34,6 +35,10 @@ type Server struct {
 	// Begin notes that the scenario of that name runs, until end is called; nil:
 	// nobody wants to know.
 	Begin func(name string) (end func())
+
+	// Printed returns what the server printed between two times, its kernel's
+	// log for one; nil: that is not known.
+	Printed func(from, to time.Time) iter.Seq2[time.Time, string]
 
 	// Settle waits until a watch that the server has answered with
 	// STATUS_PENDING is armed; nil: it is when the answer comes.
