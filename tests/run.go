@@ -552,6 +552,7 @@ func evidence(r *scenario.Result, dir string) error {
 		"scenario.txt":   r.Scenario.Text,
 		"failure.txt":    r.Failure.String() + "\n\n" + strings.Join(r.Failure.Last, "\n") + "\n",
 		"transcript.txt": r.Transcript,
+		"timeline.txt":   timeline(r),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write evidence of %s: %w", r.Scenario.Name, err)

@@ -59,7 +59,6 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 	if err != nil {
 		return Accel{}, err
 	}
-	const file = "verdict"
 	meta := map[string]string{"what": "whether KVM boots a guest"}
 	dir, _, err := cache.Once(ctx, "accel", key, meta, func(dir string) error {
 		if job.From(ctx).DryRun {
@@ -74,7 +73,7 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 		if why != nil {
 			text = fmt.Sprintf("kvm: opens, but %v; using tcg", why)
 		}
-		return os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644)
+		return os.WriteFile(filepath.Join(dir, verdictFile), []byte(text), 0o644)
 	})
 	if errors.Is(err, errDry) {
 		return Accel{"tcg", "kvm: not tried in a dry run"}, nil
@@ -82,7 +81,7 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 	if err != nil {
 		return Accel{}, err
 	}
-	verdict, err := os.ReadFile(filepath.Join(dir, file))
+	verdict, err := os.ReadFile(filepath.Join(dir, verdictFile))
 	if err != nil {
 		return Accel{}, err
 	}
@@ -90,6 +89,29 @@ func ChooseAccel(ctx context.Context, s *job.Step, i *rootfs.Image, want string)
 		return Accel{"tcg", string(verdict)}, nil
 	}
 	return Accel{"kvm", ""}, nil
+}
+
+// verdictFile holds why KVM boots no guest; it is empty if it does.
+const verdictFile = "verdict"
+
+// Verdict returns what ChooseAccel found out last: why KVM boots no guest, or "".
+// What is older than boot, the start of this host, does not count.
+func Verdict(boot time.Time) (why string, known bool) {
+	entries, err := cache.List()
+	if err != nil {
+		return "", false
+	}
+	for _, e := range entries {
+		path := filepath.Join(e.Dir, verdictFile)
+		fi, err := os.Stat(path)
+		if e.Kind != "accel" || e.Meta == nil || err != nil || fi.ModTime().Before(boot) {
+			continue
+		}
+		if text, err := os.ReadFile(path); err == nil {
+			boot, why, known = fi.ModTime(), string(text), true
+		}
+	}
+	return why, known
 }
 
 // CheckAccel says what speaks against asking for an accelerator, before anything is

@@ -3,6 +3,7 @@ package vmrunner
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +16,16 @@ import (
 // tailLines is how much of the console a failed boot shows.
 const tailLines = 40
 
+// keptLines is how much of the console is kept in memory with the times at which it
+// was printed: ksmbd's debug messages of some minutes.
+const keptLines = 1 << 16
+
+// line is a line of the console.
+type line struct {
+	at   time.Time
+	text string
+}
+
 // console writes the guest's serial console to a file and watches it for the
 // agent's lines.
 type console struct {
@@ -22,9 +33,9 @@ type console struct {
 	file *os.File
 
 	mu      sync.Mutex
-	part    []byte   // of the line that is being written
-	marks   []byte   // lines of ours that wait for its end
-	last    []string // the newest lines
+	part    []byte // of the line that is being written
+	marks   []byte // lines of ours that wait for its end
+	lines   []line // the newest, at most keptLines
 	written int64
 	active  []string // what has begun and not ended, see VM.Begin
 	err     error    // of the first write that failed
@@ -103,12 +114,13 @@ func (c *console) take(text []byte) {
 }
 
 // emit hands on one whole line. c.mu is held.
-func (c *console) emit(line string, at time.Time) {
-	if c.last = append(c.last, line); len(c.last) > tailLines {
-		c.last = c.last[1:]
+func (c *console) emit(text string, at time.Time) {
+	if len(c.lines) == keptLines {
+		c.lines = c.lines[keptLines/2:]
 	}
+	c.lines = append(c.lines, line{at, text})
 	if c.line != nil {
-		c.line(line, at)
+		c.line(text, at)
 	}
 }
 
@@ -135,11 +147,28 @@ func (c *console) close() {
 func (c *console) tail() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all := append([]string(nil), c.last...)
+	var all []string
+	for _, l := range c.lines[max(0, len(c.lines)-tailLines):] {
+		all = append(all, l.text)
+	}
 	if rest := strings.TrimSpace(string(c.part)); rest != "" {
 		all = append(all, rest)
 	}
 	return all
+}
+
+// printed returns the lines that came between two times.
+func (c *console) printed(from, to time.Time) iter.Seq2[time.Time, string] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := slices.Clone(c.lines)
+	return func(yield func(time.Time, string) bool) {
+		for _, l := range lines {
+			if !l.at.Before(from) && !l.at.After(to) && !yield(l.at, l.text) {
+				return
+			}
+		}
+	}
 }
 
 // scan looks through everything printed so far, but for what the allow list

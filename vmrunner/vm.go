@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"os"
 	"path/filepath"
@@ -448,6 +449,11 @@ func (vm *VM) ConsolePath() string { return vm.console.path }
 
 // PcapPath returns the capture of the guest's network, or "".
 func (vm *VM) PcapPath() string { return vm.pcap }
+
+// Printed returns the lines that the guest printed between two times of this host.
+func (vm *VM) Printed(from, to time.Time) iter.Seq2[time.Time, string] {
+	return vm.console.printed(from, to)
+}
 
 // Reports returns what the kernel complained about until now, but for what the
 // allow list names. A console that cannot be read is an error, never a clean log.

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -241,13 +242,14 @@ func List() ([]Entry, error) {
 	return all, nil
 }
 
+// size is what dir takes on disk: images of disks have holes.
 func size(dir string) (n uint64) {
 	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return nil
 		}
 		if fi, err := d.Info(); err == nil {
-			n += uint64(fi.Size())
+			n += uint64(fi.Sys().(*syscall.Stat_t).Blocks) * 512 // stat(2): whatever the block size is
 		}
 		return nil
 	})

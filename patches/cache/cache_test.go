@@ -160,6 +160,13 @@ func TestList(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	for _, key := range []string{"a", "b"} {
 		_, _, err := Once(t.Context(), "kind", key, map[string]string{"what": "entry " + key}, func(dir string) error {
+			hole := filepath.Join(dir, "hole")
+			if err := os.WriteFile(hole, nil, 0o644); err != nil {
+				return err
+			}
+			if err := os.Truncate(hole, 1<<30); err != nil {
+				return err
+			}
 			return os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1000), 0o644)
 		})
 		if err != nil {
@@ -170,7 +177,7 @@ func TestList(t *testing.T) {
 	if err != nil || len(all) != 2 {
 		t.Fatalf("got %v, %v", all, err)
 	}
-	if e := all[0]; e.Kind != "kind" || e.Key != "a" || e.Meta["what"] != "entry a" || e.Size < 1000 || time.Since(e.Used) > time.Hour {
+	if e := all[0]; e.Kind != "kind" || e.Key != "a" || e.Meta["what"] != "entry a" || e.Size < 1000 || e.Size > 1<<20 || time.Since(e.Used) > time.Hour {
 		t.Errorf("got %+v", e)
 	}
 	if err := all[0].Remove(t.Context()); err != nil {

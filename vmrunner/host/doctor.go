@@ -109,7 +109,7 @@ func accelerator(context.Context) check {
 		c.why = "vmrunner  " + err.Error()
 		return c
 	}
-	verdict, known := verdict(time.Now().Add(-time.Duration(up.Uptime) * time.Second))
+	verdict, known := vmrunner.Verdict(time.Now().Add(-time.Duration(up.Uptime) * time.Second))
 	switch {
 	case !known:
 		c.value, c.why = "kvm or tcg", "vmrunner  kvm opens; whether it boots a guest shows when the first one boots"
@@ -119,26 +119,6 @@ func accelerator(context.Context) check {
 		c.why = "vmrunner  " + verdict
 	}
 	return c
-}
-
-// verdict returns what vmrunner.ChooseAccel found out last and keeps in the
-// cache: why KVM boots no guest, or "". What is older than boot does not count.
-func verdict(boot time.Time) (why string, known bool) {
-	entries, err := cache.List()
-	if err != nil {
-		return "", false
-	}
-	for _, e := range entries {
-		path := filepath.Join(e.Dir, "verdict")
-		fi, err := os.Stat(path)
-		if e.Kind != "accel" || e.Meta == nil || err != nil || fi.ModTime().Before(boot) {
-			continue
-		}
-		if text, err := os.ReadFile(path); err == nil {
-			boot, why, known = fi.ModTime(), string(text), true
-		}
-	}
-	return why, known
 }
 
 func disk(context.Context) check {

@@ -9,9 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 )
 
@@ -297,38 +295,6 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("no line %s in\n%s", want, &b)
 		}
 	}
-}
-
-func TestVerdict(t *testing.T) {
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	now := time.Now()
-	remember := func(key, text string, at time.Time) {
-		t.Helper()
-		dir, _, err := cache.Once(t.Context(), "accel", key, map[string]string{"what": "a verdict"}, func(dir string) error {
-			return os.WriteFile(filepath.Join(dir, "verdict"), []byte(text), 0o644)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(filepath.Join(dir, "verdict"), at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := func(why string, known bool) {
-		t.Helper()
-		if gotWhy, gotKnown := verdict(now.Add(-time.Hour)); gotWhy != why || gotKnown != known {
-			t.Errorf("got %q, %v, want %q, %v", gotWhy, gotKnown, why, known)
-		}
-	}
-	want("", false)
-	remember("a", "of an earlier boot", now.Add(-2*time.Hour))
-	want("", false)
-	remember("c", "kvm: opens, but boots no guest", now.Add(-30*time.Minute))
-	want("kvm: opens, but boots no guest", true)
-	remember("b", "older", now.Add(-40*time.Minute))
-	want("kvm: opens, but boots no guest", true)
-	remember("0", "", now.Add(-time.Minute))
-	want("", true)
 }
 
 func TestDoctorComplete(t *testing.T) {
