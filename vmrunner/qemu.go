@@ -55,6 +55,7 @@ type spec struct {
 	pcap    string
 	forward map[int]string // guest port -> address here
 	gdb     string         // socket for gdb
+	temp    string         // folder for what QEMU makes itself, which it leaves when killed: the snapshot
 	files   []*os.File     // inherited, from descriptor 3 on
 	qmp     string         // number of the listening descriptor
 }
@@ -111,6 +112,9 @@ func launch(ctx context.Context, s *spec, con *console) (*machine, error) {
 	}
 	x := exec.Command(args[0], args[1:]...)
 	x.ExtraFiles = s.files
+	if s.temp != "" {
+		x.Env = append(os.Environ(), "TMPDIR="+s.temp)
+	}
 	// A group of its own: a Ctrl-C is for us, and we end the guest in order.
 	x.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m := &machine{cmd: x, console: con, done: make(chan struct{})}

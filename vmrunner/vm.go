@@ -199,6 +199,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 	}
 	sp := vm.spec(o, vm.ports)
 	sp.files, sp.initrd, sp.qmp = []*os.File{initrd, qmp}, "/proc/self/fd/3", "4"
+	sp.temp = filepath.Dir(qmpPath)
 	if o.Pcap {
 		vm.pcap = filepath.Join(vm.dir, "capture.pcap")
 		sp.pcap = vm.pcap

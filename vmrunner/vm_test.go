@@ -521,7 +521,7 @@ func TestHang(t *testing.T) {
 	}
 	defer vm.Begin("some-scenario")()
 	// The last word of the agent is that it stops.
-	stopped, stop := context.WithTimeout(ctx, vm.Deadline(time.Second))
+	stopped, stop := context.WithTimeout(ctx, vm.Deadline(300*time.Millisecond))
 	defer stop()
 	if r, err := vm.Run(stopped, "echo x > /srv/share/x; sync & kill -SIGSTOP $PPID"); err == nil {
 		t.Fatalf("the agent is there: %+v", r)
