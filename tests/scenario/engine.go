@@ -467,6 +467,9 @@ func (st *state) answer() (context.Context, context.CancelFunc) {
 			c, err := client.Dial(ctx, st.server.Addr, client.Options{})
 			if err == nil {
 				c.Drop()
+				if st.server.Settle != nil {
+					err = st.server.Settle(ctx)
+				}
 			}
 			if took := time.Since(asked); err != nil || took < d/10 {
 				cancel(fmt.Errorf("nothing came for %v", d))

@@ -24,7 +24,7 @@ func (s *Samba) Settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = job.Command(smbcontrol, "-s", s.conf(), pid, "ping").Probe(ctx)
+	_, err = job.Command(smbcontrol, "-t", "60", "-s", s.conf(), pid, "ping").Probe(ctx)
 	return err
 }
 
