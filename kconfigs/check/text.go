@@ -20,7 +20,7 @@ import (
 
 // recipe is part of every key. Raise it when a check finds other things in the
 // same patch than before.
-const recipe = "1"
+const recipe = "2"
 
 // texts runs the checks that need no compiler.
 func (r *runner) texts(ctx context.Context) error {
@@ -130,8 +130,10 @@ func (r *runner) script(ctx context.Context, name string) (string, error) {
 }
 
 var (
-	// checkpatchLine is one finding of checkpatch.pl --terse --show-types.
-	checkpatchLine = regexp.MustCompile(`^\S*:(\d+: )?(ERROR|WARNING|CHECK):`)
+	// checkpatchLine is one finding of checkpatch.pl --terse --showfile
+	// --show-types. One in the message has no file, and a line of no meaning.
+	checkpatchLine = regexp.MustCompile(`^\S*:\d+: (ERROR|WARNING|CHECK):`)
+	noFile         = regexp.MustCompile(`^:\d+: `)
 	// CamelCase are the specification's own names of fields. Whether MAINTAINERS
 	// lists a new file is seen in whom get_maintainer.pl names. The check fixes
 	// looks up commits.
@@ -149,7 +151,7 @@ func (r *runner) checkpatch(ctx context.Context, m patches.Mail) (Cell, error) {
 	if !r.Signed {
 		ignore += ",MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF"
 	}
-	c := job.Command(script, "--strict", "--terse", "--show-types", "--no-summary", "--no-tree", "--ignore", ignore, "-").In(r.tools)
+	c := job.Command(script, "--strict", "--terse", "--showfile", "--show-types", "--no-summary", "--no-tree", "--ignore", ignore, "-").In(r.tools)
 	c.Stdin = bytes.NewReader(m.Text)
 	out, err := c.Probe(ctx)
 	cell := Cell{Status: Pass}
@@ -157,7 +159,7 @@ func (r *runner) checkpatch(ctx context.Context, m patches.Mail) (Cell, error) {
 		l = strings.TrimSpace(l)
 		if f := checkpatchLine.FindStringSubmatch(l); f != nil {
 			cell.Status = Warn
-			cell.Found = append(cell.Found, strings.TrimPrefix(l, "-:"))
+			cell.Found = append(cell.Found, noFile.ReplaceAllString(l, ""))
 		}
 	}
 	var ce *job.CmdError
