@@ -12,7 +12,8 @@ import (
 // must be the same to the byte, so that a fault is mended once.
 func TestBody(t *testing.T) {
 	needGit(t)
-	files := []string{"fs/smb/server/notify.c", "fs/smb/server/notify.h", "fs/smb/server/trace.h"}
+	files := []string{"fs/smb/server/notify.c", "fs/smb/server/notify.h", "fs/smb/server/notify_internal.h",
+		"fs/smb/server/notify_test.c", "fs/smb/server/trace.h"}
 	body := func(base string) map[string][]byte {
 		s, err := FindSeries("notify", base)
 		if err != nil {
