@@ -20,6 +20,7 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 	"kbuild-run/tests"
+	"kbuild-run/tests/nightly"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
 )
@@ -36,6 +37,7 @@ var commands = []func() *cobra.Command{
 	vmrunner.Command,
 	tests.RunCommand,
 	tests.Command,
+	func() *cobra.Command { return nightly.Command(tests.Nightly) },
 	cache.Command,
 }
 

@@ -1,0 +1,162 @@
+package nightly
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches/job"
+)
+
+// Command returns `kbuild-run nightly`. The text is the matrix it runs when the
+// user names no other.
+func Command(matrix string) *cobra.Command {
+	var o Options
+	file := ""
+	c := &cobra.Command{
+		Use:   "nightly",
+		Short: "the matrix, its history, its page",
+		Long: `Nightly runs every cell of a matrix (bases, series, configurations, suites:
+tests/nightly.toml), stores every result, compares it with the nights before, and
+prints what is new, fixed, flaky, and failing since when.
+
+A cell that hangs, panics or cannot be built is a failure of its test "cell"; the
+others go on. What fails is run again once; both results are kept.
+
+out/nightly/ holds the history (history.db), the page (index.html), the last night
+as junit.xml, results.ktap and kcidb.json, and the results of each night, oldest
+removed first when they take more than the matrix allows.
+
+Exit code 1: something fails that did not the night before.`,
+		Args: cobra.NoArgs,
+	}
+	p := c.PersistentFlags()
+	p.StringVar(&o.Out, "out", filepath.Join("out", "nightly"), "folder `DIR` of the nights")
+	p.StringVar(&file, "matrix", "", "read the matrix from `FILE`")
+	p.StringSliceVar(&o.Only, "only", nil, "take only the suites or cells that match `NAME`")
+	p.StringVar(&o.Shard, "shard", "", "take only the `i/n`-th of the cells")
+	f := c.Flags()
+	f.StringVar(&o.Night, "night", "", "`NAME` of the night, one for all its shards (default when it began)")
+	f.IntVar(&o.Guests, "guests", 0, "boot at most `N` guests at once (default what cores and memory allow)")
+	f.StringVar(&o.Notify, "notify-cmd", "", "give the summary to `COMMAND` of the shell on standard input")
+
+	// with runs a subcommand with the matrix read.
+	with := func(run func(ctx context.Context, o Options, args []string) error) func(*cobra.Command, []string) error {
+		return func(c *cobra.Command, args []string) (err error) {
+			name, text := "tests/nightly.toml", matrix
+			if file != "" {
+				b, err := os.ReadFile(file)
+				if err != nil {
+					return job.Usage(fmt.Errorf("read matrix: %w", err))
+				}
+				name, text = file, string(b)
+			}
+			if o.Matrix, err = ReadMatrix(name, text); err != nil {
+				return err
+			}
+			return run(c.Context(), o, args)
+		}
+	}
+	c.RunE = with(func(ctx context.Context, o Options, _ []string) error { return Do(ctx, o) })
+	c.AddCommand(
+		&cobra.Command{
+			Use:   "status [NIGHT]",
+			Short: "what a night found: new failures, fixed, flaky, still failing",
+			Args:  cobra.MaximumNArgs(1),
+			RunE: with(func(ctx context.Context, o Options, args []string) error {
+				night := ""
+				if len(args) > 0 {
+					night = args[0]
+				}
+				return o.withStore(ctx, func(s *Store) error {
+					st, err := Compare(ctx, s, o.Matrix, night)
+					if err != nil {
+						return err
+					}
+					fmt.Fprint(job.From(ctx).Out, st.Text())
+					return st.Err()
+				})
+			}),
+		},
+		&cobra.Command{
+			Use:   "merge DIR ...",
+			Short: "take the nights in other folders into this one: shards, other machines",
+			Args:  cobra.MinimumNArgs(1),
+			RunE:  with(func(ctx context.Context, o Options, args []string) error { return o.merge(ctx, args) }),
+		},
+	)
+	return c
+}
+
+// withStore opens the history for a command.
+func (o *Options) withStore(ctx context.Context, f func(*Store) error) error {
+	if _, err := os.Stat(filepath.Join(o.Out, storeName)); err != nil {
+		return fmt.Errorf("open history: %w; begin with: kbuild-run nightly", err)
+	}
+	s, err := OpenStore(ctx, o.Out)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return f(s)
+}
+
+// merge takes in the histories of other folders, and their results.
+func (o *Options) merge(ctx context.Context, dirs []string) error {
+	unlock, err := lock(ctx, o.Out)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := OpenStore(ctx, o.Out)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for _, dir := range dirs {
+		from := Options{Out: dir}
+		err := from.withStore(ctx, func(other *Store) error {
+			n, err := s.Merge(ctx, other)
+			if err == nil {
+				job.From(ctx).Logf("%s: %s", dir, plural(n, "run", "runs"))
+				err = copyResults(ctx, other, dir, o.Out)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("merge %s: %w", dir, err)
+		}
+	}
+	st, err := Compare(ctx, s, o.Matrix, "")
+	if err != nil {
+		return err
+	}
+	if err := Publish(ctx, s, o.Matrix, o.Out); err != nil {
+		return err
+	}
+	fmt.Fprint(job.From(ctx).Out, st.Text())
+	return st.Err()
+}
+
+// copyResults copies the folders of cells that are not in the folder to yet.
+func copyResults(ctx context.Context, s *Store, from, to string) error {
+	nights, err := s.Nights(ctx, -1)
+	if err != nil {
+		return err
+	}
+	for _, n := range nights {
+		for _, r := range n.Runs {
+			cell := filepath.Join(n.Name, r.Cell)
+			if _, err := os.Stat(filepath.Join(to, cell)); err == nil || r.Folder == "" {
+				continue
+			}
+			if err := os.CopyFS(filepath.Join(to, cell), os.DirFS(filepath.Join(from, cell))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+package nightly
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"kbuild-run/patches/job"
+)
+
+// Matrix is what a night runs: tests/nightly.toml.
+type Matrix struct {
+	defaults
+	Disk   size    `toml:"disk"` // of all results together
+	Suites []suite `toml:"suite"`
+	Known  []Known `toml:"known"`
+}
+
+// defaults are what a suite may leave out.
+type defaults struct {
+	Bases    []string `toml:"bases"`
+	Series   []string `toml:"series"`  // "": the bare base
+	Configs  []string `toml:"configs"` // fragments: base,ksmbd,kunit
+	Deadline duration `toml:"deadline"`
+	Guests   int      `toml:"guests"` // that run at once
+	Memory   int      `toml:"memory"` // MiB of a guest
+}
+
+type suite struct {
+	Name    string   `toml:"name"`
+	Command []string `toml:"command"` // run or test, with its arguments
+	defaults
+}
+
+// Known is a failure that is known: no regression until its end.
+type Known struct {
+	Test   string    `toml:"test"` // pattern: after: rename-*
+	Base   string    `toml:"base"` // "": every base
+	Suite  string    `toml:"suite"`
+	Reason string    `toml:"reason"`
+	Until  time.Time `toml:"until"`
+}
+
+// Cell is one field of the matrix.
+type Cell struct {
+	Name     string // smoke-notify-v6.12
+	Suite    string
+	Base     string
+	Series   string
+	Config   string
+	Deadline time.Duration
+	Guests   int
+	Memory   int // MiB of a guest
+	command  []string
+}
+
+type duration struct{ time.Duration }
+
+func (d *duration) UnmarshalText(text []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(text))
+	return err
+}
+
+type size uint64
+
+func (s *size) UnmarshalText(text []byte) error {
+	for unit, factor := range map[string]uint64{"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40} {
+		if digits, ok := strings.CutSuffix(string(text), unit); ok {
+			n, err := strconv.ParseUint(digits, 10, 20)
+			*s = size(n * factor)
+			return err
+		}
+	}
+	return fmt.Errorf("size %s: want a number of MiB, GiB or TiB", text)
+}
+
+// ReadMatrix reads a matrix. What is wrong with it is a job.Usage error.
+func ReadMatrix(name, text string) (*Matrix, error) {
+	var m Matrix
+	meta, err := toml.NewDecoder(bytes.NewReader([]byte(text))).Decode(&m)
+	if err == nil {
+		err = m.check()
+	}
+	if keys := meta.Undecoded(); err == nil && len(keys) > 0 {
+		err = fmt.Errorf("key %s is unknown", keys[0])
+	}
+	if err != nil {
+		return nil, job.Usage(fmt.Errorf("read %s: %w", name, err))
+	}
+	return &m, nil
+}
+
+func (m *Matrix) check() error {
+	seen := map[string]bool{}
+	for _, c := range m.Cells() {
+		switch {
+		case c.Suite == "":
+			return fmt.Errorf("a suite has no name")
+		case c.Base == "":
+			return fmt.Errorf("suite %s has no base", c.Suite)
+		case c.Name != path.Base(c.Name) || strings.HasPrefix(c.Name, "."):
+			return fmt.Errorf("cell %s: that is no name of a folder", c.Name)
+		case seen[c.Name]:
+			return fmt.Errorf("cell %s is there twice", c.Name)
+		case len(c.command) == 0 || c.command[0] != "run" && c.command[0] != "test":
+			return fmt.Errorf("suite %s: command %q: want run or test first", c.Suite, c.command)
+		case c.command[0] == "run" && c.Series == "":
+			return fmt.Errorf("suite %s: run wants a series; the bare base is for test", c.Suite)
+		case c.Deadline <= 0:
+			return fmt.Errorf("suite %s has no deadline", c.Suite)
+		}
+		seen[c.Name] = true
+	}
+	for _, k := range m.Known {
+		if _, err := path.Match(k.Test, ""); err != nil {
+			return fmt.Errorf("known %s: %w", k.Test, err)
+		}
+		if k.Test == "" || k.Reason == "" || k.Until.IsZero() {
+			return fmt.Errorf("known %q: want test, reason and until", k.Test)
+		}
+	}
+	return nil
+}
+
+// Cells returns the fields of the matrix, suite by suite.
+func (m *Matrix) Cells() (all []Cell) {
+	or := func(lists ...[]string) []string {
+		for _, l := range lists {
+			if l != nil {
+				return l
+			}
+		}
+		return []string{""}
+	}
+	for _, s := range m.Suites {
+		configs := or(s.Configs, m.Configs)
+		for _, base := range or(s.Bases, m.Bases) {
+			for _, series := range or(s.Series, m.Series) {
+				for i, config := range configs {
+					c := Cell{
+						Suite: s.Name, Base: base, Series: series, Config: config, command: s.Command,
+						Deadline: cmp.Or(s.Deadline.Duration, m.Deadline.Duration),
+						Guests:   max(1, cmp.Or(s.Guests, m.Guests)), Memory: cmp.Or(s.Memory, m.Memory, 1024),
+					}
+					c.Name = strings.Join([]string{s.Name, cmp.Or(series, "none"), base}, "-")
+					if i > 0 {
+						c.Name += "-" + config[strings.LastIndex(config, ",")+1:]
+					}
+					all = append(all, c)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// Choose returns the cells whose suite or name matches one of the patterns (none:
+// all), and of these the shard "i/n": the i-th of n, counted from 1.
+func (m *Matrix) Choose(patterns []string, shard string) ([]Cell, error) {
+	all := m.Cells()
+	used := make([]bool, len(patterns))
+	all = slices.DeleteFunc(all, func(c Cell) bool {
+		keep := len(patterns) == 0
+		for i, p := range patterns {
+			name, err1 := path.Match(p, c.Name)
+			suite, err2 := path.Match(p, c.Suite)
+			if err1 == nil && err2 == nil && (name || suite) {
+				keep, used[i] = true, true
+			}
+		}
+		return !keep
+	})
+	for i, p := range patterns {
+		if !used[i] {
+			var names []string
+			for _, s := range m.Suites {
+				names = append(names, s.Name)
+			}
+			return nil, job.Usage(fmt.Errorf("nightly: no cell is %s; there are the suites %s", p, strings.Join(names, ", ")))
+		}
+	}
+	if shard == "" {
+		return all, nil
+	}
+	var i, n uint32
+	if _, err := fmt.Sscanf(shard, "%d/%d", &i, &n); err != nil || i < 1 || i > n || fmt.Sprintf("%d/%d", i, n) != shard {
+		return nil, job.Usage(fmt.Errorf("nightly: shard %s: want i/n with i from 1 to n", shard))
+	}
+	at := uint32(0)
+	return slices.DeleteFunc(all, func(Cell) bool { at++; return (at-1)%n != i-1 }), nil
+}
+
+// Args returns the arguments of kbuild-run for the cell, which puts its results
+// below out.
+func (c *Cell) Args(out string) []string {
+	args := append(slices.Clone(c.command), "--base", c.Base, "--series", c.Series)
+	if c.Config != "" {
+		args = append(args, "--config", c.Config)
+	}
+	return append(args, "--out", out)
+}
+
+// scenariosOnly says that the cell runs scenarios, and not what cannot be asked
+// for one by one.
+func (c *Cell) scenariosOnly() bool {
+	for _, a := range c.command {
+		for _, flag := range []string{"--torture", "--stress", "--mutations"} {
+			if strings.HasPrefix(a, flag) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// known returns the entry for a test of a cell, and whether its time is over.
+func (m *Matrix) known(k Key, at time.Time) (known *Known, over bool) {
+	for i := range m.Known {
+		e := &m.Known[i]
+		ok, _ := path.Match(e.Test, k.Test)
+		if ok && (e.Base == "" || e.Base == k.Base) && (e.Suite == "" || e.Suite == k.Suite) {
+			// The day named is the last one.
+			return e, at.After(e.Until.AddDate(0, 0, 1))
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,500 @@
+// Package nightly takes the matrix of tests/nightly.toml and returns what changed
+// since the last night: it runs each cell as a program of its own, keeps every
+// result in one history, and compares.
+//
+//	matrix -> cells -> reports -> history -> what is new, fixed, flaky; since when
+//
+// A cell is a kbuild-run that writes a report; nothing is known of it but that
+// report and its exit code, so that a cell that hangs, panics or cannot fetch its
+// base is one failure of the test "cell", and the others go on.
+package nightly
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
+
+	"kbuild-run/patches/cache"
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/report"
+)
+
+// program is what a cell runs.
+var program = os.Executable
+
+// Options of a night.
+type Options struct {
+	Matrix *Matrix
+	Out    string   // folder of the nights
+	Only   []string // patterns of suites or cells; nil: all
+	Shard  string   // "2/3"; "": all
+	Night  string   // its name; "": when it began. Shards of one night share it.
+	Guests int      // that run at once; 0: what cores and memory allow
+	Notify string   // command of the shell that gets the summary on standard input
+}
+
+// night is a night that runs.
+type night struct {
+	Options
+	store *Store
+
+	mu    sync.Mutex
+	wrong []error // what is not the fault of a cell
+}
+
+// attempts is how often a cell that fails is tried.
+const attempts = 2
+
+// minSpace is what a night wants to find on the disk of its results; cells look
+// after the disk of the cache themselves.
+const minSpace = 256 << 20
+
+// Do runs the cells, stores their results and prints the summary. The error is
+// a verdict only when something is worse than it was.
+func Do(ctx context.Context, o Options) error {
+	j := job.From(ctx)
+	cells, err := o.Matrix.Choose(o.Only, o.Shard)
+	if err != nil {
+		return err
+	}
+	began := time.Now().UTC()
+	if o.Night == "" {
+		o.Night = began.Format("20060102-150405")
+	}
+	if o.Night != filepath.Base(o.Night) || strings.HasPrefix(o.Night, ".") {
+		return job.Usage(fmt.Errorf("nightly: night %q: that is no name of a folder", o.Night))
+	}
+	n := &night{Options: o}
+	if j.DryRun {
+		for _, c := range cells {
+			if _, err := n.try(ctx, &c, 1, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	unlock, err := lock(ctx, o.Out)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if n.store, err = OpenStore(ctx, o.Out); err != nil {
+		return err
+	}
+	defer n.store.Close()
+	if err := n.prune(ctx); err != nil {
+		return err
+	}
+	if err := needSpace(o.Out, minSpace); err != nil {
+		return err
+	}
+	if err := n.store.Begin(ctx, o.Night, began); err != nil {
+		return fmt.Errorf("begin night %s: %w", o.Night, err)
+	}
+	if err := n.cells(ctx, cells); err != nil {
+		return err
+	}
+	// What could not be stored is missing in this night, and is said at its end.
+	n.fault(n.store.End(ctx, o.Night, time.Now()))
+	n.fault(n.prune(ctx))
+	n.fault(n.pruneCache(ctx))
+	status, err := Compare(ctx, n.store, o.Matrix, o.Night)
+	if err != nil {
+		return errors.Join(append(n.wrong, err)...)
+	}
+	n.fault(Publish(ctx, n.store, o.Matrix, o.Out))
+	summary := status.Text()
+	fmt.Fprint(j.Out, summary)
+	if o.Notify != "" {
+		notify := job.Command("sh", "-c", o.Notify)
+		notify.Stdin = strings.NewReader(summary)
+		n.fault(notify.Run(ctx))
+	}
+	return errors.Join(append([]error{status.Err()}, n.wrong...)...)
+}
+
+// lock keeps a second night out of a folder.
+func lock(ctx context.Context, out string) (unlock func(), err error) {
+	soon, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer stop()
+	unlock, err = cache.Lock(soon, filepath.Join(out, "night"))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("lock %s: a night is running there", out)
+	}
+	return unlock, err
+}
+
+// fault notes what went wrong beside the cells.
+func (n *night) fault(err error) {
+	if err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.wrong = append(n.wrong, err)
+	}
+}
+
+// cells runs the cells, as many at once as there are cores and memory for their
+// guests. The error is that of ctx.
+func (n *night) cells(ctx context.Context, cells []Cell) error {
+	guests := int64(n.Guests)
+	if guests == 0 {
+		guests = int64(runtime.NumCPU())
+	}
+	mib := max(1, available()>>20)
+	cores, memory := semaphore.NewWeighted(guests), semaphore.NewWeighted(mib)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, c := range cells {
+		// One that wants more than there is runs alone.
+		g, m := min(int64(c.Guests), guests), min(int64(c.Guests)*int64(c.Memory), mib)
+		if err := cores.Acquire(ctx, g); err != nil {
+			return context.Cause(ctx)
+		}
+		if err := memory.Acquire(ctx, m); err != nil {
+			return context.Cause(ctx)
+		}
+		wg.Go(func() {
+			defer cores.Release(g)
+			defer memory.Release(m)
+			n.cell(ctx, &c)
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// available returns the bytes of memory that the host can still give.
+func available() int64 {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 1 << 62
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); err == nil {
+			return kib << 10
+		}
+	}
+	return 1 << 62
+}
+
+// cell runs a cell, and again what failed in it, and stores both.
+func (n *night) cell(ctx context.Context, c *Cell) {
+	var failed []string
+	for attempt := 1; attempt <= attempts; attempt++ {
+		r, err := n.try(ctx, c, attempt, failed)
+		if ctx.Err() != nil {
+			return // half a run is none
+		}
+		if err != nil {
+			n.fault(err)
+			return
+		}
+		n.fault(n.keep(ctx, r))
+		if failed = r.failed(); len(failed) == 0 {
+			return
+		}
+	}
+}
+
+// keep stores a run. When the disk is full its evidence makes room for it.
+func (n *night) keep(ctx context.Context, r *Run) error {
+	err := n.store.Add(ctx, r)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if e := os.RemoveAll(filepath.Join(n.Out, r.Night, r.Cell)); e != nil {
+		return errors.Join(err, e)
+	}
+	r.Folder = ""
+	return n.store.Add(ctx, r)
+}
+
+// failed are the tests that failed.
+func (r *Run) failed() (names []string) {
+	for _, t := range r.Results {
+		if t.Status == report.Failed {
+			names = append(names, t.Test)
+		}
+	}
+	return names
+}
+
+// try runs the cell once; from the second attempt on only the tests that failed,
+// where these can be run alone. The error is what is wrong with us.
+func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) (*Run, error) {
+	j := job.From(ctx)
+	folder := filepath.Join(n.Night, c.Name, fmt.Sprint(attempt))
+	out := filepath.Join(n.Out, folder)
+	exe, err := program()
+	if err != nil {
+		return nil, err
+	}
+	args := append(c.Args(out), c.again(failed)...)
+	if j.DryRun {
+		return nil, job.Command(exe, args...).Run(ctx)
+	}
+	r := &Run{
+		Night: n.Night, Cell: c.Name, Attempt: attempt, Suite: c.Suite, Base: c.Base, Series: c.Series, Config: c.Config,
+		Program: report.Program(), Started: time.Now().UTC(), Folder: folder,
+	}
+	name := c.Name
+	if attempt > 1 {
+		name += " again"
+	}
+	// A night that was interrupted and begun again by name.
+	if err := os.RemoveAll(out); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, err
+	}
+	j.Step(name, func(s *job.Step) error {
+		said, err := child(ctx, c.Deadline, filepath.Join(out, "log.txt"), job.Command(exe, args...), s)
+		r.Time = time.Since(r.Started)
+		err = n.read(r, said, err)
+		s.Note("%s", r.count())
+		return err
+	})
+	if attempt > 1 {
+		// Of what passed both times one result is enough.
+		r.Results = slices.DeleteFunc(r.Results, func(t Result) bool {
+			return t.Status != report.Failed && !slices.Contains(failed, t.Test)
+		})
+	}
+	return r, nil
+}
+
+// again are the arguments that choose the tests, or none for all of them.
+func (c *Cell) again(tests []string) (args []string) {
+	if !c.scenariosOnly() {
+		return nil
+	}
+	for _, t := range tests {
+		_, name, ok := strings.Cut(t, ": ")
+		if !ok || strings.ContainsAny(name, ": ") || strings.HasPrefix(name, "smb2.") || name == "server" || name == "console" {
+			return nil // of the whole run, of the guest, of smbtorture
+		}
+		if !slices.Contains(args, name) { // in both columns
+			args = append(args, "--scenario", name)
+		}
+	}
+	return args
+}
+
+// child runs a program whose output goes to the file log, and ends it after the
+// deadline. It returns its last lines.
+func child(ctx context.Context, deadline time.Duration, log string, c *job.Cmd, s *job.Step) (said string, err error) {
+	f, err := os.Create(log)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var last []string
+	c.Line = func(l string) {
+		fmt.Fprintln(f, l)
+		if last = append(last, l); len(last) > 20 {
+			last = last[1:]
+		}
+		s.Progress("%s", l)
+	}
+	ctx, stop := context.WithTimeoutCause(ctx, deadline, fmt.Errorf("no end after %s", job.Duration(deadline)))
+	defer stop()
+	if err = c.Run(ctx); ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return strings.Join(last, "\n"), err
+}
+
+// read fills r with what the program left, and returns why the cell could not be
+// run, if so.
+func (n *night) read(r *Run, said string, err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		r.Exit = exit.ExitCode()
+	default:
+		r.Exit = -1
+	}
+	cell := Result{Test: cellTest, Status: report.Passed, Time: r.Time}
+	defer func() { r.Results = append(r.Results, cell) }()
+	found, _ := filepath.Glob(filepath.Join(n.Out, r.Folder, "*", "report.json"))
+	var problem error
+	if len(found) > 0 {
+		problem = r.take(found[0])
+		if rel, err := filepath.Rel(n.Out, filepath.Dir(found[0])); err == nil {
+			r.Folder = rel
+		}
+	}
+	switch {
+	case err == nil || r.Exit == job.ExitFailed && len(found) > 0:
+	case r.Exit == -1:
+		var ce *job.CmdError
+		problem = err
+		if errors.As(err, &ce) {
+			problem = ce.Err
+		}
+	default:
+		problem = fmt.Errorf("exit code %d", r.Exit)
+	}
+	if problem == nil {
+		return nil
+	}
+	cell.Status, cell.Detail = report.Failed, strings.TrimSpace(problem.Error()+"\n"+said)
+	return problem
+}
+
+// cellTest is the test that a cell could be run.
+const cellTest = "cell"
+
+// take takes the results out of a report.
+func (r *Run) take(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var p report.Report
+	if err := json.Unmarshal(text, &p); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	r.Version, r.Accelerator, r.Program = p.Version, p.Accelerator, p.Program
+	folders := map[string]string{}
+	for i, c := range p.Columns {
+		if c.Role == report.After {
+			r.Tree, r.FirstSMB = c.Tree, c.FirstSMB
+		}
+		if c.Console != "" {
+			folders[c.Name+": console"], folders[c.Name+": server"] = filepath.Dir(c.Console), filepath.Dir(c.Console)
+		}
+		for _, s := range p.Scenarios {
+			if i < len(s.Results) {
+				folders[c.Name+": "+s.Name] = s.Results[i].Folder
+			}
+		}
+	}
+	for _, k := range p.Checks() {
+		name := k.Column + ": " + k.Name
+		t := Result{Test: name, Status: k.Status, Time: k.Time}
+		if k.Status != report.Passed {
+			t.Detail, t.Folder = strings.TrimSpace(k.What+"\n"+k.Detail), folders[name]
+		}
+		r.Results = append(r.Results, t)
+	}
+	return nil
+}
+
+// count is the results in words.
+func (r *Run) count() string {
+	n := map[report.Status]int{}
+	for _, t := range r.Results {
+		n[t.Status]++
+	}
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", n[report.Passed], n[report.Failed], n[report.Skipped])
+}
+
+// needSpace wants a disk with room.
+func needSpace(dir string, want uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("read free space of %s: %w", dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < want {
+		return fmt.Errorf("use %s: %s free, %s wanted; free some with: kbuild-run cache prune", dir, cache.Bytes(free), cache.Bytes(want))
+	}
+	return nil
+}
+
+// prune removes the folders of the oldest nights until the rest fits. The history
+// keeps their results.
+func (n *night) prune(ctx context.Context) error {
+	if n.Matrix.Disk == 0 {
+		return nil
+	}
+	nights, err := n.store.Nights(ctx, -1)
+	if err != nil {
+		return err
+	}
+	dirs, err := filepath.Glob(filepath.Join(n.Out, "*", "*"))
+	if err != nil {
+		return err
+	}
+	// By age: the names of nights need not sort. What is no night's is not ours.
+	began := map[string]int{}
+	for i, night := range nights {
+		began[night.Name] = i + 1
+	}
+	of := func(dir string) string { return filepath.Base(filepath.Dir(dir)) }
+	dirs = slices.DeleteFunc(dirs, func(d string) bool { return began[of(d)] == 0 })
+	slices.SortStableFunc(dirs, func(a, b string) int { return began[of(a)] - began[of(b)] })
+	var sum uint64
+	sizes := make([]uint64, len(dirs))
+	for i, d := range dirs {
+		sizes[i] = diskUsage(d)
+		sum += sizes[i]
+	}
+	for i, d := range dirs {
+		if sum <= uint64(n.Matrix.Disk) {
+			return nil
+		}
+		night, cell := of(d), filepath.Base(d)
+		if err := n.store.Forget(ctx, night, cell); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(d); err != nil {
+			return fmt.Errorf("prune results: %w", err)
+		}
+		os.Remove(filepath.Dir(d)) // when it is empty
+		sum -= sizes[i]
+	}
+	return nil
+}
+
+// pruneCache removes what no night has used lately.
+func (n *night) pruneCache(ctx context.Context) error {
+	exe, err := program()
+	if err != nil {
+		return err
+	}
+	return job.Command(exe, "cache", "prune").Run(ctx)
+}
+
+// diskUsage is how large the files of a folder are.
+func diskUsage(dir string) (n uint64) {
+	filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if fi, err := d.Info(); err == nil {
+			n += uint64(fi.Size())
+		}
+		return nil
+	})
+	return n
+}
+
+// writeFile writes a file that a reader finds whole, as it was or as it is.
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return os.Rename(f.Name(), name)
+}

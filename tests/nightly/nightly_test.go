@@ -1,0 +1,166 @@
+package nightly
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/report"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"kbuild-run": kbuildRun, "stand-in": standIn})
+}
+
+// kbuildRun is kbuild-run with the commands of this package. Its cells run the
+// program stand-in.
+func kbuildRun() {
+	program = func() (string, error) { return exec.LookPath("stand-in") }
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	j := job.New(os.Stdout, os.Stderr)
+	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
+	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "")
+	text, err := os.ReadFile("nightly.toml")
+	if err != nil {
+		panic(err)
+	}
+	root.AddCommand(Command(string(text)))
+	err = root.ExecuteContext(job.With(ctx, j))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
+	}
+	os.Exit(job.Code(err))
+}
+
+// standIn takes the place of the program that a cell runs. The file does/BASE says
+// what it does:
+//
+//	hang            run until it is killed
+//	die             end by a signal
+//	exit N TEXT     say TEXT, and exit with that code
+//	NAME STATUS...  a scenario that ends so; the second try takes the second
+//
+// With --mbox the patches in the mailbox decide: "break NAME" in one makes the
+// scenario fail, "make NAME" makes it pass, "no build" does not build.
+func standIn() {
+	args := map[string]string{}
+	chosen := map[string]bool{}
+	for i := 2; i+1 < len(os.Args); i++ {
+		if os.Args[i] == "--scenario" {
+			chosen[os.Args[i+1]] = true
+		}
+		args[os.Args[i]] = os.Args[i+1]
+	}
+	if os.Args[1] == "cache" {
+		os.Exit(0)
+	}
+	text, err := os.ReadFile(filepath.Join("does", args["--base"]))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(job.ExitCannotRun)
+	}
+	try := 0
+	if filepath.Base(args["--out"]) == "2" {
+		try = 1
+	}
+	r := &report.Report{
+		Program: "kbuild-run 0123456789", Base: args["--base"], Version: "6.12.117", Series: args["--series"], Accelerator: "tcg",
+		Columns: []report.Column{{Name: "after", Role: report.After, FirstSMB: 2500 * time.Millisecond, Tree: "1111", Console: "after/console.log"}},
+	}
+	out := filepath.Join(args["--out"], "20261121-000000-notify-"+args["--base"])
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		switch f[0] {
+		case "hang":
+			fmt.Println("working")
+			select {}
+		case "die":
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "exit":
+			code, _ := strconv.Atoi(f[1])
+			fmt.Fprintln(os.Stderr, strings.Join(f[2:], " "))
+			os.Exit(code)
+		default:
+			if len(chosen) > 0 && !chosen[f[0]] {
+				continue
+			}
+			status := f[min(len(f)-1, 1+try)]
+			if mbox, err := os.ReadFile(args["--mbox"]); err == nil {
+				status = patched(f[0], string(mbox), status)
+			}
+			res := report.Result{Status: report.Status(status), Time: 300 * time.Millisecond}
+			if status == "failed" {
+				res.Reason, res.Folder = "line 9: want ADDED, got <nothing>", "after/"+f[0]
+				os.MkdirAll(filepath.Join(out, res.Folder), 0o755)
+				os.WriteFile(filepath.Join(out, res.Folder, "transcript.txt"), []byte("CREATE -> STATUS_SUCCESS\n"), 0o644)
+			}
+			r.Scenarios = append(r.Scenarios, report.Scenario{Name: f[0], Shows: "It works.", Results: []report.Result{res}})
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(out, "after"), 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(job.ExitCannotRun)
+	}
+	os.WriteFile(filepath.Join(out, "after/console.log"), []byte("Linux version 6.12.117\n"), 0o644)
+	if err := r.Files(out); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(job.ExitCannotRun)
+	}
+	os.Exit(job.Code(r.Err()))
+}
+
+// patched is how a scenario ends with the patches of a mailbox.
+func patched(name, mbox, status string) string {
+	for line := range strings.Lines(mbox) {
+		switch strings.TrimSpace(line) {
+		case "break " + name:
+			status = "failed"
+		case "make " + name:
+			status = "passed"
+		case "no build":
+			fmt.Fprintln(os.Stderr, "notify.c:1: error")
+			os.Exit(job.ExitCannotRun)
+		}
+	}
+	return status
+}
+
+// The scripts have, beside testscript's commands,
+//
+//	exits CODE PROGRAM ARGS...	runs a program that must end with that code
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) < 2 {
+					ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
+				}
+				got := "0"
+				if err := ts.Exec(args[1], args[2:]...); err != nil {
+					got = strings.TrimPrefix(err.Error(), "exit status ")
+				}
+				if got != args[0] {
+					ts.Fatalf("exit code %s, want %s", got, args[0])
+				}
+			},
+		},
+	})
+}

@@ -1,0 +1,300 @@
+package nightly
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/report"
+)
+
+// Outcome is how a test ended in a night, all its attempts together.
+type Outcome string
+
+const (
+	Passed  Outcome = "passed"
+	Failed  Outcome = "failed"
+	Flaky   Outcome = "flaky" // it failed, and passed when it was run again
+	Skipped Outcome = "skipped"
+	Absent  Outcome = "" // it was not run
+)
+
+// Test is a test over the nights.
+type Test struct {
+	Key
+	Outcomes []Outcome // one a night, oldest first
+	Last     *Result   // of the last run that it failed in; nil: none
+	LastRun  *Run
+	Tries    int    // in the nights looked at, in which it failed or passed
+	Failures int    // of the tries
+	Since    string // the night from which on it has failed, of one that fails
+	Fixed    bool   // it passed, and failed the time before
+	Known    *Known // why it fails
+	Over     bool   // the time of Known is over
+}
+
+// outcome is that of the last night.
+func (t *Test) outcome() Outcome { return t.Outcomes[len(t.Outcomes)-1] }
+
+// Rate is how often the test failed, in percent.
+func (t *Test) Rate() int { return 100 * t.Failures / max(1, t.Tries) }
+
+// flaky says that the test has failed and passed in one night.
+func (t *Test) flaky() bool { return slices.Contains(t.Outcomes, Flaky) }
+
+// isNew says that the test fails now, and did not the last time, or was not there.
+func (t *Test) isNew(nights []*Night) bool {
+	return t.outcome() == Failed && t.Since == nights[len(nights)-1].Name
+}
+
+// Status is what a night found, beside the nights before it.
+type Status struct {
+	Nights []*Night // oldest first; the last one is what the status is of
+	Tests  []*Test  // in order of cells and names
+}
+
+// window is how many nights are looked at: with rates over fewer a flaky test
+// and an unlucky one look alike.
+const window = 60
+
+// Compare compares a night ("": the last) with those before it.
+func Compare(ctx context.Context, s *Store, m *Matrix, night string) (*Status, error) {
+	nights, err := s.Nights(ctx, window)
+	if err != nil {
+		return nil, err
+	}
+	if night != "" {
+		at := slices.IndexFunc(nights, func(n *Night) bool { return n.Name == night })
+		if at < 0 {
+			return nil, job.Usage(fmt.Errorf("find night %s: it is not among the last %d", night, window))
+		}
+		nights = nights[:at+1]
+	}
+	if len(nights) == 0 {
+		return nil, fmt.Errorf("read history: there was no night; begin with: kbuild-run nightly")
+	}
+	return compare(nights, m), nil
+}
+
+func compare(nights []*Night, m *Matrix) *Status {
+	st := &Status{Nights: nights}
+	byKey := map[Key]*Test{}
+	for i, n := range nights {
+		for _, r := range n.Runs {
+			for _, res := range r.Results {
+				k := r.key(res.Test)
+				t := byKey[k]
+				if t == nil {
+					t = &Test{Key: k, Outcomes: make([]Outcome, len(nights))}
+					byKey[k] = t
+					st.Tests = append(st.Tests, t)
+				}
+				t.add(i, r, &res)
+			}
+		}
+	}
+	at := nights[len(nights)-1].Started
+	for _, t := range st.Tests {
+		t.judge(nights)
+		t.Known, t.Over = m.known(t.Key, at)
+	}
+	slices.SortStableFunc(st.Tests, func(a, b *Test) int {
+		return cmp.Or(cmp.Compare(a.Suite, b.Suite), cmp.Compare(a.Series, b.Series), cmp.Compare(b.Base, a.Base),
+			cmp.Compare(a.Config, b.Config), cmp.Compare(a.Test, b.Test), cmp.Compare(a.Accelerator, b.Accelerator))
+	})
+	return st
+}
+
+// add takes in one result of night i.
+func (t *Test) add(i int, r *Run, res *Result) {
+	was, now := t.Outcomes[i], Skipped
+	switch res.Status {
+	case report.Passed:
+		now = Passed
+		t.Tries++
+	case report.Failed:
+		now = Failed
+		t.Tries++
+		t.Failures++
+		t.Last, t.LastRun = res, r
+	}
+	switch {
+	case was == Absent || was == Skipped:
+		t.Outcomes[i] = now
+	case now != Skipped && now != was:
+		t.Outcomes[i] = Flaky
+	}
+}
+
+// judge compares the last night with the nights before. Those in which the test
+// did not run say nothing.
+func (t *Test) judge(nights []*Night) {
+	last := len(t.Outcomes) - 1
+	for i := last; i >= 0; i-- {
+		switch o := t.Outcomes[i]; {
+		case o == Absent || o == Skipped:
+			continue
+		case i == last && o != Failed:
+			t.Fixed = o == Passed && t.before(i) == Failed
+			return
+		case o == Failed:
+			t.Since = nights[i].Name
+		default:
+			return
+		}
+	}
+}
+
+// before is the last outcome before night i.
+func (t *Test) before(i int) Outcome {
+	for i--; i >= 0; i-- {
+		if o := t.Outcomes[i]; o == Passed || o == Failed || o == Flaky {
+			return o
+		}
+	}
+	return Absent
+}
+
+// Groups of tests, in the order of the summary.
+type group struct {
+	Title string
+	Tests []*Test
+}
+
+func (st *Status) groups() []group {
+	g := []group{{Title: "new failures"}, {Title: "known failures whose time is over"}, {Title: "still failing"},
+		{Title: "known failures"}, {Title: "fixed"}, {Title: "flaky"}}
+	for _, t := range st.Tests {
+		o := t.outcome()
+		at := -1
+		switch {
+		case o == Failed && t.Known != nil && t.Over:
+			at = 1
+		case o == Failed && t.Known != nil:
+			at = 3
+		case o == Failed && t.isNew(st.Nights):
+			at = 0
+		case o == Failed:
+			at = 2
+		case t.Fixed:
+			at = 4
+		case t.flaky() && o != Absent:
+			at = 5
+		}
+		if at >= 0 {
+			g[at].Tests = append(g[at].Tests, t)
+		}
+	}
+	return slices.DeleteFunc(g, func(g group) bool { return g.Tests == nil })
+}
+
+// regressions are the new failures, and the known ones whose time is over.
+func (st *Status) regressions() (tests []*Test) {
+	for _, t := range st.Tests {
+		if t.outcome() != Failed {
+			continue
+		}
+		if t.Known == nil && t.isNew(st.Nights) || t.Known != nil && t.Over {
+			tests = append(tests, t)
+		}
+	}
+	return tests
+}
+
+// Err is the verdict: nil unless something is worse than it was.
+func (st *Status) Err() error {
+	r := st.regressions()
+	if len(r) == 0 {
+		return nil
+	}
+	return job.Failed(fmt.Errorf("nightly: %s, the first: %s", plural(len(r), "regression", "regressions"), r[0]))
+}
+
+// night is the one that the status is of.
+func (st *Status) night() *Night { return st.Nights[len(st.Nights)-1] }
+
+// count counts the outcomes of night i.
+func (st *Status) count(i int) map[Outcome]int {
+	n := map[Outcome]int{}
+	for _, t := range st.Tests {
+		n[t.Outcomes[i]]++
+	}
+	return n
+}
+
+// Text is the status for a person, and a mail.
+func (st *Status) Text() string {
+	var b strings.Builder
+	n, count := st.night(), st.count(len(st.Nights)-1)
+	cells := map[string]bool{}
+	for _, r := range n.Runs {
+		cells[r.Cell] = true
+	}
+	fmt.Fprintf(&b, "night %s, %s: %d passed, %d failed, %d flaky, %d skipped in %s\n", n.Name, n.Started.Format(time.DateTime),
+		count[Passed], count[Failed], count[Flaky], count[Skipped], plural(len(cells), "cell", "cells"))
+	if !n.Finished {
+		b.WriteString("it was interrupted\n")
+	}
+	if len(st.Nights) == 1 {
+		b.WriteString("no night to compare with\n")
+	}
+	groups := st.groups()
+	changed := false
+	for _, g := range groups {
+		changed = changed || g.Title == "new failures" || g.Title == "fixed" || g.Title == "known failures whose time is over"
+	}
+	if !changed && len(st.Nights) > 1 {
+		fmt.Fprintf(&b, "no change since night %s\n", st.Nights[len(st.Nights)-2].Name)
+	}
+	for _, g := range groups {
+		fmt.Fprintf(&b, "\n%s:\n", g.Title)
+		for _, t := range g.Tests {
+			fmt.Fprintf(&b, "  %s%s\n", t.Key, st.remark(t))
+			if t.outcome() == Failed && t.Last != nil {
+				for line := range strings.Lines(clip(t.Last.Detail)) {
+					fmt.Fprintf(&b, "      %s\n", strings.TrimRight(line, "\n"))
+				}
+			}
+		}
+	}
+	return b.String()
+}
+
+// remark is what there is to say about a test beside its name.
+func (st *Status) remark(t *Test) string {
+	var parts []string
+	if t.outcome() == Failed && !t.isNew(st.Nights) {
+		parts = append(parts, "since night "+t.Since)
+	}
+	if t.flaky() {
+		parts = append(parts, fmt.Sprintf("flaky, fails %d%% of %d", t.Rate(), t.Tries))
+	}
+	if t.Known != nil {
+		parts = append(parts, fmt.Sprintf("known until %s: %s", t.Known.Until.Format(time.DateOnly), t.Known.Reason))
+	}
+	if parts == nil {
+		return ""
+	}
+	return " (" + strings.Join(parts, "; ") + ")"
+}
+
+// clip is the beginning of a text: the rest is on the page.
+func clip(text string) string {
+	const most = 6
+	lines := strings.SplitAfterN(text, "\n", most+1)
+	if len(lines) > most {
+		lines[most] = "...\n"
+	}
+	return strings.Join(lines, "")
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
