@@ -101,7 +101,7 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if _, err := system.WriteTo(&own); err != nil {
 		return nil, err
 	}
-	i.Key = cache.Key("image", commandsKey, agentKey, packagesKey, own.String(), k.Key)
+	i.Key = cache.Key("image", "stripped", commandsKey, agentKey, packagesKey, own.String(), k.Key)
 	meta := map[string]string{"what": "initramfs for Linux " + k.Release, "kernel": k.Key}
 	dir, cached, err := cache.Once(ctx, "rootfs", i.Key, meta, func(dir string) error {
 		s.Progress("pack")
@@ -118,8 +118,14 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 		if _, err := os.Stat(filepath.Join(lib, k.Release, "modules.dep")); err != nil {
 			return fmt.Errorf("pack modules: %w; build the kernel again with: kbuild-run kernel build", err)
 		}
+		if lib, err = stripped(ctx, dir, lib); err != nil {
+			return fmt.Errorf("pack modules: %w", err)
+		}
 		if err := system.Tree("lib/modules", lib); err != nil {
 			return fmt.Errorf("pack modules: %w", err)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, modulesCopy)); err != nil {
+			return err
 		}
 		rest := filepath.Join(dir, "rest.cpio")
 		f, err := os.Create(rest)
@@ -144,6 +150,19 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	}
 	i.Path, i.Cached = filepath.Join(dir, initramfs), cached
 	return i, nil
+}
+
+const modulesCopy = "modules"
+
+// stripped returns a copy of the modules below dir without debug information: that
+// of a debug kernel's modules is twice the rest of the image, and stays in the
+// guest's memory. What decodes addresses and gdb take the originals.
+func stripped(ctx context.Context, dir, lib string) (string, error) {
+	to := filepath.Join(dir, modulesCopy)
+	if err := job.Command("cp", "-r", lib, to).Run(ctx); err != nil {
+		return "", err
+	}
+	return to, job.Command("find", to, "-name", "*.ko", "-exec", "strip", "--strip-debug", "{}", "+").Run(ctx)
 }
 
 // systemFiles returns the files that are ours. The archive sets the mode of /

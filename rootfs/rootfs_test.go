@@ -171,6 +171,37 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// The guest's modules have no debug information, the kernel's keep it.
+func TestStripped(t *testing.T) {
+	for _, tool := range []string{"gcc", "strip"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	lib := t.TempDir()
+	c := exec.Command("gcc", "-g", "-x", "c", "-c", "-o", filepath.Join(lib, "a.ko"), "-")
+	c.Stdin = strings.NewReader("int a;\n")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(lib, "modules.dep"), []byte("a.ko:\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to, err := stripped(t.Context(), t.TempDir(), lib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]bool{lib: true, to: false} {
+		b, err := os.ReadFile(filepath.Join(dir, "a.ko"))
+		if got := bytes.Contains(b, []byte(".debug_info")); err != nil || got != want {
+			t.Errorf("%s: got debug information %v, %v; want %v", dir, got, err, want)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(to, "modules.dep")); err != nil || string(b) != "a.ko:\n" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
 // fakes puts scripts in front of PATH and gives the test a cache of its own.
 func fakes(t *testing.T, scripts map[string]string) (cacheDir string) {
 	t.Helper()

@@ -251,6 +251,24 @@ func TestGuest(t *testing.T) {
 		}
 	})
 
+	t.Run("link", func(t *testing.T) {
+		cut, stop := context.WithTimeout(ctx, vm.Deadline(300*time.Millisecond))
+		defer stop()
+		if err := vm.Monitor().SetLink(ctx, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Run(cut, "true"); err == nil {
+			t.Error("a guest without a link answers")
+		}
+		if err := vm.Monitor().SetLink(ctx, true); err != nil {
+			t.Fatal(err)
+		}
+		// TCP sends again what was lost: the connection lives.
+		if _, err := vm.Run(ctx, "true"); err != nil {
+			t.Error(err)
+		}
+	})
+
 	if reports, err := vm.Reports(); err != nil || len(reports) != 0 {
 		t.Errorf("reports of a clean boot: got %v, %v; want none", reports, err)
 	}
