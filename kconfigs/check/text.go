@@ -43,7 +43,7 @@ func (r *runner) texts(ctx context.Context) error {
 		}{
 			{"checkpatch", "perl", []string{id, r.steps[0].Commit, checkpatchIgnore, fmt.Sprint(r.Signed)}, func() (Cell, error) { return r.checkpatch(ctx, mail) }},
 			{"kernel-doc", "python3", []string{before.Key, after.Key}, func() (Cell, error) { return r.kernelDoc(ctx, mail, before, after) }},
-			{"codespell", "codespell", []string{id}, func() (Cell, error) { return codespell(ctx, mail) }},
+			{"codespell", "codespell", []string{id, spelledSo}, func() (Cell, error) { return codespell(ctx, mail) }},
 			{"fixes", "git", []string{id, before.Commit, r.series.Beside("known-commits")}, func() (Cell, error) { return r.fixes(ctx, mail, before) }},
 		} {
 			if _, err := exec.LookPath(c.tool); err != nil {
@@ -253,7 +253,7 @@ func sayDoc(ctx context.Context, script string, t *patches.Tree, files []string)
 }
 
 // spelledSo are words of the kernel that codespell takes for others.
-const spelledSo = "filp,inout,nd,te,fo,ser"
+const spelledSo = "filp,inout,iput,nd,te,fo,ser"
 
 // codespell looks at the message and at what the patch adds.
 func codespell(ctx context.Context, m patches.Mail) (Cell, error) {
