@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/semver"
+
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/report"
 )
@@ -103,11 +105,14 @@ func compare(nights []*Night, m *Matrix) *Status {
 		t.Known, t.Over = m.known(t.Key, at)
 	}
 	slices.SortStableFunc(st.Tests, func(a, b *Test) int {
-		return cmp.Or(cmp.Compare(a.Suite, b.Suite), cmp.Compare(a.Series, b.Series), cmp.Compare(b.Base, a.Base),
+		return cmp.Or(cmp.Compare(a.Suite, b.Suite), cmp.Compare(a.Series, b.Series), newest(a.Base, b.Base),
 			cmp.Compare(a.Config, b.Config), cmp.Compare(a.Test, b.Test), cmp.Compare(a.Accelerator, b.Accelerator))
 	})
 	return st
 }
+
+// newest orders bases.
+func newest(a, b string) int { return semver.Compare(b, a) }
 
 // add takes in one result of night i.
 func (t *Test) add(i int, r *Run, res *Result) {

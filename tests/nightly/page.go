@@ -1,0 +1,318 @@
+package nightly
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/tests/report"
+)
+
+// Publish writes the page and the forms for other programs into the folder of the
+// nights. They show the last one.
+func Publish(ctx context.Context, s *Store, m *Matrix, out string) error {
+	st, err := Compare(ctx, s, m, "")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		writeFile(filepath.Join(out, "index.html"), func(w io.Writer) error { return st.Page(w, out) }),
+	)
+}
+
+//go:embed page.html
+var pageText string
+
+var pageTemplate = template.Must(template.New("page").Parse(pageText))
+
+// page is what page.html shows.
+type page struct {
+	Title, Began, Before string
+	Interrupted          bool
+	Count                struct{ Passed, Failed, Flaky, Skipped int }
+	Nights               int
+	Groups               []pageGroup
+	Bases                []string
+	Matrix               []matrixRow
+	Cells                []*pageCell
+}
+
+type pageGroup struct {
+	Title string
+	Rows  []pageRow
+}
+
+// matrixRow is a line of the matrix, with a field for each base; nil: not run.
+type matrixRow struct {
+	Name   string
+	Fields []*pageField
+}
+
+type pageField struct {
+	ID, Words string
+	Worst     Outcome
+}
+
+type pageCell struct {
+	ID, Name, Made string
+	Trends         []trend
+	Bad, Good      []pageRow
+	base, row      string
+	field          pageField
+}
+
+// pageRow is a test.
+type pageRow struct {
+	ID       string
+	Key      Key
+	Test     string
+	Outcome  Outcome
+	Remark   string
+	Strip    []segment
+	Said     string // the strip, for a pointer that rests on it
+	Time     string
+	Detail   string // of the last failure
+	Night    string
+	Evidence []link
+}
+
+// segment is a piece of a strip.
+type segment struct {
+	Class Outcome
+	Marks string
+}
+
+type link struct{ Name, Link string }
+
+// trend is a line over the nights.
+type trend struct{ Name, Words, Points string }
+
+// Page writes the status as a page that needs no network. Its links lead to the
+// results below out, beside it.
+func (st *Status) Page(w io.Writer, out string) error {
+	n, count := st.night(), st.count(len(st.Nights)-1)
+	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights)}
+	p.Count.Passed, p.Count.Failed, p.Count.Flaky, p.Count.Skipped = count[Passed], count[Failed], count[Flaky], count[Skipped]
+	if i := len(st.Nights) - 2; i >= 0 {
+		p.Before = st.Nights[i].Name
+	}
+	rows := map[*Test]pageRow{}
+	cells := map[string]*pageCell{}
+	for i, t := range st.Tests {
+		row := st.row(t, out)
+		row.ID = fmt.Sprintf("t%d", i)
+		rows[t] = row
+		name := t.Key.cell()
+		c := cells[name]
+		if c == nil {
+			c = &pageCell{ID: fmt.Sprintf("c%d", len(p.Cells)), Name: name, base: t.Base}
+			k := t.Key
+			k.Base = ""
+			c.row = k.cell()
+			c.Made, c.Trends = st.made(t.Key), st.trends(t.Key)
+			cells[name] = c
+			p.Cells = append(p.Cells, c)
+			if !slices.Contains(p.Bases, t.Base) {
+				p.Bases = append(p.Bases, t.Base)
+			}
+		}
+		if o := t.outcome(); o == Passed && t.Known == nil || o == Skipped || o == Absent {
+			c.Good = append(c.Good, row)
+		} else {
+			c.Bad = append(c.Bad, row)
+		}
+	}
+	for _, g := range st.groups() {
+		group := pageGroup{Title: g.Title}
+		for _, t := range g.Tests {
+			group.Rows = append(group.Rows, rows[t])
+		}
+		p.Groups = append(p.Groups, group)
+	}
+	slices.SortFunc(p.Bases, newest)
+	p.matrix()
+	return pageTemplate.Execute(w, p)
+}
+
+// matrix makes the table of the cells.
+func (p *page) matrix() {
+	at := map[string]int{}
+	for _, c := range p.Cells {
+		i, ok := at[c.row]
+		if !ok {
+			i = len(p.Matrix)
+			at[c.row] = i
+			p.Matrix = append(p.Matrix, matrixRow{Name: c.row, Fields: make([]*pageField, len(p.Bases))})
+		}
+		count := map[Outcome]int{}
+		for _, rows := range [][]pageRow{c.Bad, c.Good} {
+			for _, r := range rows {
+				count[r.Outcome]++
+			}
+		}
+		var words []string
+		worst := Absent
+		for _, o := range []Outcome{Failed, Flaky, Passed, Skipped} {
+			if count[o] > 0 {
+				words = append(words, fmt.Sprintf("%d %s", count[o], o))
+				worst = cmp.Or(worst, o)
+			}
+		}
+		if words != nil {
+			p.Matrix[i].Fields[slices.Index(p.Bases, c.base)] = &pageField{ID: c.ID, Words: strings.Join(words, ", "), Worst: worst}
+		}
+	}
+}
+
+// cell names what a test belongs to.
+func (k Key) cell() string {
+	k.Test, k.Accelerator = "", ""
+	return strings.TrimSuffix(k.String(), ": ")
+}
+
+// runs calls f for the first try of the cell of k in each night that has one.
+func (st *Status) runs(k Key, f func(night int, r *Run)) {
+	for i, n := range st.Nights {
+		for _, r := range n.Runs {
+			if r.Attempt == 1 && r.key("").cell() == k.cell() {
+				f(i, r)
+			}
+		}
+	}
+}
+
+// made says what the cell was made from the last time.
+func (st *Status) made(k Key) (words string) {
+	st.runs(k, func(_ int, r *Run) {
+		var parts []string
+		for _, w := range []string{"night " + r.Night, r.Version, r.Accelerator, r.Program, "took " + job.Duration(r.Time)} {
+			if w != "" {
+				parts = append(parts, w)
+			}
+		}
+		words = strings.Join(parts, ", ")
+	})
+	return words
+}
+
+// trends are the lines of a cell.
+func (st *Status) trends(k Key) (all []trend) {
+	var nights, up []int
+	var passes, times, smb []float64
+	st.runs(k, func(i int, r *Run) {
+		n := 0
+		for _, t := range r.Results {
+			if t.Status == report.Passed {
+				n++
+			}
+		}
+		nights = append(nights, i)
+		passes = append(passes, float64(n))
+		times = append(times, r.Time.Seconds())
+		if r.FirstSMB > 0 {
+			up, smb = append(up, i), append(smb, r.FirstSMB.Seconds())
+		}
+	})
+	number := func(v float64) string { return fmt.Sprintf("%.0f", v) }
+	short := func(v float64) string { return job.Duration(time.Duration(v * float64(time.Second))) }
+	all = append(all, line("passed", nights, passes, number), line("time", nights, times, short))
+	if len(smb) > 0 {
+		all = append(all, line("power-on to first SMB", up, smb, short))
+	}
+	return all
+}
+
+// line draws values over nights into a box of 100 by 30.
+func line(name string, nights []int, values []float64, words func(float64) string) trend {
+	low, high := slices.Min(values), slices.Max(values)
+	first, last := nights[0], nights[len(nights)-1]
+	var points []string
+	for i, v := range values {
+		x, y := 100.0, 15.0
+		if last > first {
+			x = 100 * float64(nights[i]-first) / float64(last-first)
+		}
+		if high > low {
+			y = 28 - 26*(v-low)/(high-low)
+		}
+		points = append(points, fmt.Sprintf("%.1f,%.1f", x, y))
+	}
+	if len(points) == 1 {
+		points = append(points, "0,15")
+	}
+	t := trend{Name: name, Words: words(values[len(values)-1]), Points: strings.Join(points, " ")}
+	if high > low {
+		t.Words += fmt.Sprintf(" (%s to %s)", words(low), words(high))
+	}
+	return t
+}
+
+// marks are the outcomes in a strip.
+var marks = map[Outcome]string{Passed: "·", Failed: "✗", Flaky: "~", Skipped: "-", Absent: " "}
+
+// row is a test on the page.
+func (st *Status) row(t *Test, out string) pageRow {
+	row := pageRow{Key: t.Key, Test: t.Test, Outcome: t.outcome(), Remark: st.remark(t)}
+	for _, o := range t.Outcomes {
+		if n := len(row.Strip) - 1; n >= 0 && row.Strip[n].Class == o {
+			row.Strip[n].Marks += marks[o]
+		} else {
+			row.Strip = append(row.Strip, segment{o, marks[o]})
+		}
+	}
+	row.Said = fmt.Sprintf("failed %d of %d times", t.Failures, t.Tries)
+	for _, r := range st.night().Runs {
+		for _, res := range r.Results {
+			if r.Attempt == 1 && res.Time > 0 && r.key(res.Test) == t.Key {
+				row.Time = fmt.Sprintf("%.2fs", res.Time.Seconds())
+			}
+		}
+	}
+	if t.Last == nil {
+		return row
+	}
+	row.Night, row.Detail = t.LastRun.Night, cmp.Or(t.Last.Detail, "no words")
+	if t.LastRun.Folder != "" {
+		row.Evidence = evidence(out, t.LastRun.Folder, t.Last.Folder)
+	}
+	return row
+}
+
+// evidence links the files about a failure, and those about its whole run.
+func evidence(out, run, folder string) (links []link) {
+	seen := map[string]bool{}
+	add := func(pattern string) {
+		found, _ := filepath.Glob(filepath.Join(out, pattern))
+		for _, f := range found {
+			rel, err := filepath.Rel(out, f)
+			if fi, e := os.Stat(f); err != nil || e != nil || !fi.Mode().IsRegular() || seen[f] {
+				continue
+			}
+			seen[f] = true
+			links = append(links, link{filepath.Base(f), (&url.URL{Path: "./" + filepath.ToSlash(rel)}).String()})
+		}
+	}
+	if folder != "" {
+		for _, name := range []string{"transcript.txt", "messages.pcap", "smbtorture.txt", "failure.txt", "scenario.txt"} {
+			add(filepath.Join(run, folder, name))
+		}
+		side, _, _ := strings.Cut(folder, "/")
+		add(filepath.Join(run, side, "console.log"))
+	} else {
+		add(filepath.Join(run, "*", "console.log"))
+	}
+	add(filepath.Join(run, "report.md"))
+	add(filepath.Join(run, "log.txt"))
+	return links
+}
