@@ -13,6 +13,7 @@ import (
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/scenario"
+	"kbuild-run/vmrunner"
 )
 
 // Commands of this step: `kbuild-run run` and `kbuild-run test`.
@@ -59,6 +60,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Folder, "scenarios", "", "read the scenarios from `DIR`")
 	f.StringVar(&o.Out, "out", "", "put the folder of the results below `DIR` (default out)")
 	o.Torture.flags(c)
+	f.StringSliceVar(&o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS` to the console: "+strings.Join(vmrunner.DebugAreas, ", "))
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
 

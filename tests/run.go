@@ -36,6 +36,7 @@ type Options struct {
 	Folder    string   // of the scenarios; "": those in the program
 	Repeat    int      // run the scenarios so often; 0: once
 	List      bool     // list the scenarios, run none
+	Debug     []string // see vmrunner.Options
 	Accel     string   // kvm or tcg; "": what works
 	Alone     bool     // leave out the base without the series
 	Keep      bool     // leave the guests running until the job is interrupted
@@ -291,6 +292,7 @@ func (o Options) command() string {
 	if o.Torture.Deadline != torture.Deadline && o.Torture.Deadline != 0 {
 		add("--torture-deadline", o.Torture.Deadline.String())
 	}
+	add("--ksmbd-debug", strings.Join(o.Debug, ","))
 	add("--accel", o.Accel)
 	if o.Stress > 0 {
 		add("--stress", o.Stress.String())
@@ -406,7 +408,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	j := job.From(ctx)
 	dir := filepath.Join(out, string(k.role))
 	err := j.Step(k.step("boot"), func(s *job.Step) (err error) {
-		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir}); err != nil {
+		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir, Debug: o.Debug}); err != nil {
 			return err
 		}
 		if err = k.vm.WaitSMB(ctx); err != nil {

@@ -42,6 +42,8 @@ func (f *flags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.o.Memory, "memory", 0, "the guest's memory in `MiB` (default 1024, debug kernels 2048)")
 	c.Flags().StringVar(&f.o.Dir, "out", "", "keep console.log in `DIR`")
 	c.Flags().BoolVar(&f.o.Pcap, "pcap", false, "with --out: capture the guest's network to capture.pcap")
+	c.Flags().StringSliceVar(&f.o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS`: "+strings.Join(DebugAreas, ", "))
+	c.Flags().BoolVar(&f.o.Core, "core", false, "with --out: keep the memory of a guest that hangs at boot")
 	c.Flags().StringArrayVar(&f.o.Kernel, "append", nil, "add `WORD` to the kernel's command line")
 }
 
@@ -54,6 +56,9 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 		return job.Usage(errors.New("use --pcap: it needs --out DIR for the capture"))
 	}
 	if err := CheckAccel(f.o.Accel); err != nil {
+		return err
+	}
+	if err := CheckDebug(f.o.Debug); err != nil {
 		return err
 	}
 	image, err := f.road.Image(ctx)

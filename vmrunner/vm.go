@@ -54,6 +54,7 @@ type Options struct {
 	Dir    string          // for console.log and capture.pcap; "" is a folder that goes with the VM
 	Listen string          // address for the guest's port 445; "" is a free port of 127.0.0.1
 	Share  string          // disk with what is to be in the share, rootfs.CopyDisk; "" is an empty one
+	Debug  []string        // what ksmbd prints debug messages about, to the console: see DebugAreas
 	GDB    bool            // let gdb attach, see GDBScript
 	Core   bool            // keep the memory of a guest that hangs, see Hang
 	Pcap   bool            // write the guest's network traffic to capture.pcap
@@ -167,6 +168,9 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	for try := 0; ; try++ {
 		err := vm.boot(ctx, s, o, filepath.Join(temp, "qmp"))
 		if err == nil {
+			err = vm.debug(ctx, o.Debug)
+		}
+		if err == nil {
 			return vm, nil
 		}
 		again := try < 5 && ctx.Err() == nil && vm.machine != nil && vm.machine.portTaken()
@@ -175,6 +179,33 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 			return nil, err
 		}
 	}
+}
+
+// DebugAreas are what ksmbd.control(8) takes for -d.
+var DebugAreas = []string{"all", "smb", "auth", "vfs", "oplock", "ipc", "conn", "rdma"}
+
+// debug switches ksmbd's debug messages on.
+func (vm *VM) debug(ctx context.Context, areas []string) error {
+	for _, a := range areas {
+		r, err := vm.Run(ctx, "ksmbd.control -d "+job.Quote(a))
+		if err != nil {
+			return err
+		}
+		if r.Code != 0 {
+			return fmt.Errorf("switch ksmbd's debug messages about %s on: exit status %d: %s", a, r.Code, strings.TrimSpace(string(r.Stderr)))
+		}
+	}
+	return nil
+}
+
+// CheckDebug says which of areas there is not, before anything is built for it.
+func CheckDebug(areas []string) error {
+	for _, a := range areas {
+		if !slices.Contains(DebugAreas, a) {
+			return job.Usage(fmt.Errorf("print debug messages about %q: ksmbd has %s", a, strings.Join(DebugAreas, ", ")))
+		}
+	}
+	return nil
 }
 
 // boot starts QEMU once. What it opened is in vm, for release.

@@ -36,11 +36,12 @@ func image(t *testing.T, options ...string) *rootfs.Image {
 	}
 	var newest cache.Entry
 	for _, e := range all {
-		if e.Kind != "kernels" || e.Meta["fragments"] != "base ksmbd" || !e.Used.After(newest.Used) {
+		file := filepath.Join(e.Dir, "config")
+		if e.Kind != "kernels" || !strings.HasPrefix(e.Meta["fragments"], "base ksmbd") || debugKernel(file) || !e.Used.After(newest.Used) {
 			continue
 		}
-		config, _ := os.ReadFile(filepath.Join(e.Dir, "config"))
-		if !slices.ContainsFunc(options, func(o string) bool { return !strings.Contains(string(config), o+"\n") }) {
+		config, err := os.ReadFile(file)
+		if err == nil && !slices.ContainsFunc(options, func(o string) bool { return !strings.Contains(string(config), o+"\n") }) {
 			newest = e
 		}
 	}
@@ -112,7 +113,7 @@ func gone(t *testing.T, pid int) {
 }
 
 func TestGuest(t *testing.T) {
-	vm := start(t, Options{Pcap: true})
+	vm := start(t, Options{Pcap: true, Debug: []string{"conn", "smb"}})
 	ctx := t.Context()
 	t.Logf("accelerator %s", vm.Accel())
 
@@ -228,6 +229,13 @@ func TestGuest(t *testing.T) {
 		t.Logf("times %+v", times)
 		if !(0 < times.Agent && times.Agent < times.Ready && times.Ready < times.SMB) {
 			t.Errorf("times are out of order: %+v", times)
+		}
+	})
+
+	t.Run("debug", func(t *testing.T) {
+		log, err := os.ReadFile(vm.ConsolePath())
+		if err != nil || !strings.Contains(string(log), "ksmbd: SMB2 data length ") {
+			t.Errorf("no debug message on the console after a request: %v", err)
 		}
 	})
 
