@@ -17,7 +17,7 @@ import (
 
 func TestChoose(t *testing.T) {
 	const list = "base.lock.lock\nsmb2.notify.dir.dir\nsmb2.notify.mask.mask\nsmb2.notify-inotify.inotify-rename.inotify-rename\n" +
-		"smb2.connect.connect\nsmb2.charset.Testing wide-a.Testing wide-a\nsmb2.connect.connect\n"
+		"smb2.connect.connect\nsmb2.charset.Testing wide-a.Testing wide-a\nsmb2.connect.connect\nsmb2.bench.read.read\nsmb2.maxfid.maxfid\n"
 	for _, test := range []struct {
 		patterns string
 		want     []string
@@ -27,6 +27,7 @@ func TestChoose(t *testing.T) {
 		{"smb2.notify*", []string{"smb2.notify.dir", "smb2.notify.mask", "smb2.notify-inotify.inotify-rename"}},
 		{"smb2.con*,smb2.charset.Testing wide-a", []string{"smb2.connect", "smb2.charset.Testing wide-a"}},
 		{"*,!smb2.notify*,!smb2.connect", []string{"smb2.charset.Testing wide-a"}},
+		{"smb2.bench,smb2.max*", []string{"smb2.bench.read"}},
 		{"lock", nil},
 		{"base.lock", nil}, // SMB1
 	} {
