@@ -10,12 +10,12 @@ import (
 	"kbuild-run/tests/scenario"
 )
 
-// Boot builds a tree, boots it and runs the scenarios of its series. It returns
+// Boot builds a tree, boots it and runs the scenarios of a series. It returns
 // those that pass, and what is wrong with the kernel, or "": it does not come up,
 // or complains.
-func Boot(ctx context.Context, t *patches.Tree) (passed []string, fault string, err error) {
+func Boot(ctx context.Context, t *patches.Tree, series string) (passed []string, fault string, err error) {
 	// Named scenarios: without smbtorture and other clients.
-	o := Options{Base: t.Base, Series: t.Series, Alone: true, Scenarios: []string{"*"}}
+	o := Options{Base: t.Base, Series: series, Alone: true, Scenarios: []string{"*"}}
 	scenarios, err := o.scenarios()
 	if err != nil {
 		return nil, "", err

@@ -84,9 +84,9 @@ type Options struct {
 	Signed  bool // the patches are sent ones: each must be signed off
 }
 
-// Boot boots a tree. It returns the scenarios that pass, and what is wrong with
-// the kernel, or "".
-type Boot func(ctx context.Context, t *patches.Tree) (passed []string, fault string, err error)
+// Boot boots a tree. It returns the scenarios of a series that pass, and what is
+// wrong with the kernel, or "".
+type Boot func(ctx context.Context, t *patches.Tree, series string) (passed []string, fault string, err error)
 
 // Run checks a series patch by patch. The error says why it could not; what it
 // finds is in the matrix.
@@ -313,7 +313,7 @@ func (r *runner) boot(ctx context.Context) error {
 		if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
 			continue
 		}
-		passed, fault, err := r.Boot(ctx, t)
+		passed, fault, err := r.Boot(ctx, t, r.series.Name)
 		if err != nil {
 			return err
 		}

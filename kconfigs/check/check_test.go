@@ -35,7 +35,7 @@ func program() {
 
 // boot is what a kernel would show: a scenario for each C file, but for one that
 // never comes up.
-func boot(ctx context.Context, t *patches.Tree) (passed []string, fault string, err error) {
+func boot(ctx context.Context, t *patches.Tree, _ string) (passed []string, fault string, err error) {
 	files, err := t.Look(ctx, "ls-tree", "-r", "--name-only", t.Commit, "--", "fs/smb")
 	if text, err := t.Look(ctx, "show", t.Commit+":fs/smb/three.c"); err == nil && strings.Contains(string(text), "nosuch") {
 		return nil, "the kernel does not come up", nil
