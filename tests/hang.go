@@ -60,14 +60,19 @@ func (h *hangs) hang(ctx context.Context, why error) {
 // scenario failed, and returns the hang, if there is one.
 func (h *hangs) end(ctx context.Context, results []*scenario.Result) (*splat.Report, error) {
 	h.wg.Wait()
+	var waited []string // scenarios that may have come upon it
 	for _, r := range results {
-		if r == nil || r.Outcome != scenario.Failed || r.Time < h.vm.Deadline(patient) {
-			continue
+		if r != nil && r.Outcome == scenario.Failed && r.Time >= h.vm.Deadline(patient) {
+			waited = append(waited, r.Scenario.Name)
 		}
+	}
+	if len(waited) > 0 {
 		if why := h.vm.Blocked(ctx); why != nil {
 			h.hang(ctx, why)
 		}
-		break
+	}
+	if h.report != nil && len(h.report.During) == 0 {
+		h.report.During = waited // they have ended by now
 	}
 	return h.report, h.err
 }

@@ -28,8 +28,9 @@ const qemuBinary = "qemu-system-x86_64"
 // cmdline is the kernel's command line. After an oops the program that met it often
 // hangs for good: oops=panic ends the guest instead. panic=-1 with QEMU's -no-reboot makes a
 // panic end QEMU at once; reboot=t is the way to restart that needs no firmware;
-// devkmsg=on keeps the agent's lines from being limited.
-var cmdline = []string{"console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "printk.devkmsg=on"}
+// devkmsg=on keeps the agent's lines from being limited; no_timer_check: on a busy
+// host an emulated timer may be late, and the kernel panics that it does not work.
+var cmdline = []string{"console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "printk.devkmsg=on", "no_timer_check"}
 
 // machine is a running QEMU.
 type machine struct {
