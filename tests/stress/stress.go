@@ -74,6 +74,7 @@ type stress struct {
 	Server
 	Count
 	world   sync.RWMutex // held for reading while one changes the mirrored tree
+	batch   atomic.Int64 // changes that a local process makes in about a second
 	mirrors []*mirror
 
 	mu       sync.Mutex
@@ -93,6 +94,7 @@ func (s *stress) problem(format string, args ...any) {
 // error is why it could not go on.
 func Run(ctx context.Context, server Server, d time.Duration, progress func(*Count)) (*Count, []string, error) {
 	s := &stress{Server: server}
+	s.batch.Store(50)
 	if _, err := s.Shell(ctx, "rm -rf "+mirrored+" "+outside+" "+wild+"; mkdir -p "+mirrored+" "+outside+" "+wild+"/a/c "+wild+"/b; chmod 777 . * */* */*/*"); err != nil {
 		return &s.Count, nil, err
 	}
@@ -171,11 +173,18 @@ func (s *stress) pause(ctx context.Context, d time.Duration) {
 func (s *stress) local(ctx context.Context, r *rand.Rand) {
 	s.world.RLock()
 	defer s.world.RUnlock()
-	const n = 150
+	n := s.batch.Load()
+	began := time.Now()
 	if _, err := s.Shell(ctx, fmt.Sprintf("churn %s %s %d %d", mirrored, outside, n, r.Uint32())); err != nil && ctx.Err() == nil {
 		s.problem("churn: %v", err)
 	}
 	s.Changes.Add(n)
+	switch took := time.Since(began); {
+	case took > 2*time.Second:
+		s.batch.Store(max(10, n/2))
+	case took < time.Second/2:
+		s.batch.Store(min(1000, 2*n))
+	}
 }
 
 // localWild is one in the folders of rude clients, which it removes and makes again.
@@ -511,7 +520,7 @@ func (s *stress) compare(ctx context.Context) error {
 		if _, err := s.Shell(ctx, fmt.Sprintf("touch %s/%s; rm %s/%s", mirrored, name, mirrored, name)); err != nil {
 			return err
 		}
-		late := time.After(s.Deadline(time.Second))
+		late, stop := context.WithTimeout(ctx, s.Deadline(time.Second))
 		waiting = slices.DeleteFunc(waiting, func(m *mirror) bool {
 			for {
 				select {
@@ -520,13 +529,12 @@ func (s *stress) compare(ctx context.Context) error {
 						m.check(tree)
 						return true
 					}
-				case <-late:
-					return false
-				case <-ctx.Done():
+				case <-late.Done():
 					return false
 				}
 			}
 		})
+		stop()
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
