@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,7 +42,7 @@ Exit code 1: something fails that did not the night before.`,
 	f := c.Flags()
 	f.StringVar(&o.Night, "night", "", "`NAME` of the night, one for all its shards (default when it began)")
 	f.IntVar(&o.Guests, "guests", 0, "boot at most `N` guests at once (default what cores and memory allow)")
-	f.StringVar(&o.Notify, "notify-cmd", "", "give the summary to `COMMAND` of the shell on standard input")
+	p.StringVar(&o.Notify, "notify-cmd", "", "give the summary to `COMMAND` of the shell on standard input")
 
 	// with runs a subcommand with the matrix read.
 	with := func(run func(ctx context.Context, o Options, args []string) error) func(*cobra.Command, []string) error {
@@ -61,7 +62,41 @@ Exit code 1: something fails that did not the night before.`,
 		}
 	}
 	c.RunE = with(func(ctx context.Context, o Options, _ []string) error { return Do(ctx, o) })
+	var unit Unit
+	printed := false
+	install := &cobra.Command{
+		Use:   "install",
+		Short: "let systemd run it every night",
+		Long: `Install writes kbuild-run-nightly.service and .timer, which run nightly in this
+folder with the flags given here, and starts the timer. Its output is in the
+journal: journalctl -u kbuild-run-nightly`,
+		Args: cobra.NoArgs,
+		RunE: with(func(ctx context.Context, o Options, _ []string) (err error) {
+			exe, err := program()
+			if err != nil {
+				return err
+			}
+			if unit.Dir, err = os.Getwd(); err != nil {
+				return err
+			}
+			if unit.Cache, err = os.UserCacheDir(); err != nil {
+				return err
+			}
+			unit.Args = []string{exe, "nightly"}
+			for _, f := range [][2]string{{"--out", o.Out}, {"--matrix", file}, {"--only", strings.Join(o.Only, ",")},
+				{"--shard", o.Shard}, {"--notify-cmd", o.Notify}} {
+				if f[1] != "" {
+					unit.Args = append(unit.Args, f[0], f[1])
+				}
+			}
+			return unit.Install(ctx, printed)
+		}),
+	}
+	install.Flags().BoolVar(&printed, "print", false, "print the units and commands, and install nothing")
+	install.Flags().StringVar(&unit.At, "at", "02:00", "start at `TIME`, in the form of systemd.time(7)")
+	install.Flags().StringVar(&unit.Folder, "units", "/etc/systemd/system", "write the units into `DIR`")
 	c.AddCommand(
+		install,
 		&cobra.Command{
 			Use:   "status [NIGHT]",
 			Short: "what a night found: new failures, fixed, flaky, still failing",

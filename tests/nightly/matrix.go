@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,8 @@ import (
 // Matrix is what a night runs: tests/nightly.toml.
 type Matrix struct {
 	defaults
-	Disk   size    `toml:"disk"` // of all results together
+	Disk   size    `toml:"disk"`   // of all results together
+	Origin string  `toml:"origin"` // that kernelci knows the submitter by
 	Suites []suite `toml:"suite"`
 	Known  []Known `toml:"known"`
 }
@@ -61,6 +63,8 @@ type Cell struct {
 	command  []string
 }
 
+var originName = regexp.MustCompile(`^[a-z0-9_]*$`)
+
 type duration struct{ time.Duration }
 
 func (d *duration) UnmarshalText(text []byte) (err error) {
@@ -98,6 +102,9 @@ func ReadMatrix(name, text string) (*Matrix, error) {
 }
 
 func (m *Matrix) check() error {
+	if !originName.MatchString(m.Origin) {
+		return fmt.Errorf("origin %s: want a-z, 0-9, _ only", m.Origin)
+	}
 	seen := map[string]bool{}
 	for _, c := range m.Cells() {
 		switch {

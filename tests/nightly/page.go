@@ -28,6 +28,9 @@ func Publish(ctx context.Context, s *Store, m *Matrix, out string) error {
 	}
 	return errors.Join(
 		writeFile(filepath.Join(out, "index.html"), func(w io.Writer) error { return st.Page(w, out) }),
+		writeFile(filepath.Join(out, "junit.xml"), st.JUnit),
+		writeFile(filepath.Join(out, "results.ktap"), st.KTAP),
+		writeFile(filepath.Join(out, "kcidb.json"), func(w io.Writer) error { return st.KCIDB(w, cmp.Or(m.Origin, "kbuild_run")) }),
 	)
 }
 
