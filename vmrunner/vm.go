@@ -385,10 +385,7 @@ func (vm *VM) bootHang(ctx context.Context, o Options, why error) error {
 		e.Evidence = dir
 	}
 	e.Reason, e.Reports = fmt.Errorf("%w: %s", why, report.Title), []splat.Report{report}
-	if len(report.Frames) > 0 {
-		return job.Failed(e)
-	}
-	return e // the guest's programs may be at fault
+	return e // not job.Failed: the host may be slow, or a program of the guest at fault
 }
 
 // release ends the guest and frees what it had. all: the scratch folder too.

@@ -346,7 +346,7 @@ func TestBootErrors(t *testing.T) {
 			[]string{"boot guest: panic: VFS: Unable to mount root fs", "Kernel panic - not syncing"}, job.ExitFailed},
 		{"rc", i, Options{Files: badRC}, 0,
 			[]string{"boot guest: failed: /etc/rc: exit status 1: modprobe: ", "nosuchmodule", "rc: about to fail"}, job.ExitCannotRun},
-		{"no answer", i, Options{Files: silent}, 2 * time.Second,
+		{"no answer", i, Options{Files: silent}, 3 * time.Second,
 			[]string{"boot guest: no answer in ", "the console's end", "agent started"}, job.ExitCannotRun},
 		{"not a kernel", &notKernel, Options{}, 0,
 			[]string{"qemu ended: ", "kernel"}, job.ExitCannotRun},

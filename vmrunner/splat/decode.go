@@ -22,12 +22,13 @@ type Symbols struct {
 // many reads the first ones.
 const maxDecoded = 8
 
-// unsure are the frames of a stack that may be left over from earlier calls.
-var unsure = regexp.MustCompile(`(?m)^.*\] +\? .*\n`)
+// left are parts of a report that are not decoded: frames of a stack that may be
+// from earlier calls, and the registers and code of the program that called.
+var left = regexp.MustCompile(`(?m)^.*\] +\? .*\n|^.*RIP: 0033:(?s:.*?)(^.*</TASK>)`)
 
 // Decode fills in the Decoded of the reports by the kernel's own
-// scripts/decode_stacktrace.sh. Frames that the kernel itself is not sure of are
-// left out. Without debug information in vmlinux nothing is done.
+// scripts/decode_stacktrace.sh. Frames that the kernel itself is not sure of and
+// registers of programs are left out. Without debug information in vmlinux nothing is done.
 func (s Symbols) Decode(ctx context.Context, reports []Report) error {
 	if len(reports) == 0 || !hasLines(s.Vmlinux) {
 		return nil
@@ -48,7 +49,7 @@ func (s Symbols) Decode(ctx context.Context, reports []Report) error {
 	}
 	for i := range reports[:min(len(reports), maxDecoded)] {
 		c := job.Command("bash", filepath.Join(dir, "decode_stacktrace.sh"), s.Vmlinux, "auto", s.Modules)
-		c.Stdin = strings.NewReader(unsure.ReplaceAllString(reports[i].Text, ""))
+		c.Stdin = strings.NewReader(left.ReplaceAllString(reports[i].Text, "$1"))
 		out, err := c.Probe(ctx)
 		if err != nil {
 			return fmt.Errorf("decode %s: %w", reports[i].Title, err)

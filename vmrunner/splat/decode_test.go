@@ -46,11 +46,11 @@ func TestDecode(t *testing.T) {
 	run("gcc", "-s", "-o", "stripped", "main.c")
 
 	s := Symbols{Repository: dir, Commit: "HEAD", Vmlinux: filepath.Join(dir, "vmlinux"), Modules: "modules"}
-	reports := []Report{{Title: "WARNING in fn", Text: "[    1.0] Call Trace:\n[    1.0]  ? old+0x1/0x2\n[    1.0]  fn+0x1/0x2\n"}}
+	reports := []Report{{Title: "WARNING in fn", Text: "[    1.0] Call Trace:\n[    1.0]  ? old+0x1/0x2\n[    1.0]  fn+0x1/0x2\n[    1.0] RIP: 0033:0x40d5ee\n[    1.0] Code: ff\n[    1.0]  </TASK>\nend\n"}}
 	if err := s.Decode(t.Context(), reports); err != nil {
 		t.Fatal(err)
 	}
-	want := "auto modules\n[    1.0] Call Trace:\n[    1.0]  fn (file.c:1)\n"
+	want := "auto modules\n[    1.0] Call Trace:\n[    1.0]  fn (file.c:1)\n[    1.0]  </TASK>\nend\n"
 	if got := reports[0].Body(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
