@@ -61,7 +61,19 @@ Exit code 1: something fails that did not the night before.`,
 			return run(c.Context(), o, args)
 		}
 	}
-	c.RunE = with(func(ctx context.Context, o Options, _ []string) error { return Do(ctx, o) })
+	emit, image := "", ""
+	f.StringVar(&emit, "emit", "", "print the matrix for an `ENGINE` that runs it, github, gitlab or k8s, and run nothing")
+	f.StringVar(&image, "image", "", "container `IMAGE` for what --emit prints")
+	c.RunE = with(func(ctx context.Context, o Options, _ []string) error {
+		if emit == "" {
+			return Do(ctx, o)
+		}
+		cells, err := o.Matrix.Choose(o.Only, o.Shard)
+		if err != nil {
+			return err
+		}
+		return Emit(job.From(ctx).Out, emit, image, cells)
+	})
 	var unit Unit
 	printed := false
 	install := &cobra.Command{
@@ -95,8 +107,26 @@ journal: journalctl -u kbuild-run-nightly`,
 	install.Flags().BoolVar(&printed, "print", false, "print the units and commands, and install nothing")
 	install.Flags().StringVar(&unit.At, "at", "02:00", "start at `TIME`, in the form of systemd.time(7)")
 	install.Flags().StringVar(&unit.Folder, "units", "/etc/systemd/system", "write the units into `DIR`")
+	var b Bisect
+	bisect := &cobra.Command{
+		Use:   "bisect TEST",
+		Short: "find the patch that turned a test",
+		Long: `Bisect finds the patch of the series that turned a test of the history, with as many
+tries a patch as a flaky test needs; with --tree DIR --good COMMIT the first commit
+of a git tree. TEST is a scenario, or what status prints behind the cell.`,
+		Args: cobra.ExactArgs(1),
+		RunE: with(func(ctx context.Context, o Options, args []string) error {
+			b.Options, b.Test = o, args[0]
+			return b.Run(ctx)
+		}),
+	}
+	bisect.Flags().IntVar(&b.Repeat, "repeat", 0, "run the test `N` times at each point (default 1, or what its rate of failures asks for)")
+	bisect.Flags().StringVar(&b.Tree, "tree", "", "look among the commits of the git tree `DIR`")
+	bisect.Flags().StringVar(&b.Good, "good", "", "`COMMIT` at which the test passes")
+	bisect.Flags().StringVar(&b.Bad, "bad", "", "`COMMIT` at which it fails (default HEAD)")
 	c.AddCommand(
 		install,
+		bisect,
 		&cobra.Command{
 			Use:   "status [NIGHT]",
 			Short: "what a night found: new failures, fixed, flaky, still failing",

@@ -332,16 +332,15 @@ func (n *night) read(r *Run, said string, err error) error {
 	}
 	cell := Result{Test: cellTest, Status: report.Passed, Time: r.Time}
 	defer func() { r.Results = append(r.Results, cell) }()
-	found, _ := filepath.Glob(filepath.Join(n.Out, r.Folder, "*", "report.json"))
-	var problem error
-	if len(found) > 0 {
-		problem = r.take(found[0])
-		if rel, err := filepath.Rel(n.Out, filepath.Dir(found[0])); err == nil {
-			r.Folder = rel
-		}
+	p, problem := readReport(filepath.Join(n.Out, r.Folder))
+	if p != nil {
+		r.take(p)
+		r.Folder = filepath.Join(r.Folder, p.Folder)
+	} else if errors.Is(problem, os.ErrNotExist) {
+		problem = nil // it says why, or need not have one
 	}
 	switch {
-	case err == nil || r.Exit == job.ExitFailed && len(found) > 0:
+	case err == nil || r.Exit == job.ExitFailed && p != nil:
 	case r.Exit == -1:
 		var ce *job.CmdError
 		problem = err
@@ -362,15 +361,7 @@ func (n *night) read(r *Run, said string, err error) error {
 const cellTest = "cell"
 
 // take takes the results out of a report.
-func (r *Run) take(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	var p report.Report
-	if err := json.Unmarshal(text, &p); err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
-	}
+func (r *Run) take(p *result) {
 	r.Version, r.Accelerator, r.Program = p.Version, p.Accelerator, p.Program
 	folders := map[string]string{}
 	for i, c := range p.Columns {
@@ -394,7 +385,33 @@ func (r *Run) take(file string) error {
 		}
 		r.Results = append(r.Results, t)
 	}
-	return nil
+}
+
+// result is the report of a program, and the folder it lies in.
+type result struct {
+	report.Report
+	Folder string // below that of its run
+}
+
+// readReport reads the report that a program left below dir: os.ErrNotExist when
+// it left none.
+func readReport(dir string) (*result, error) {
+	found, err := filepath.Glob(filepath.Join(dir, "*", "report.json"))
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, os.ErrNotExist
+	}
+	text, err := os.ReadFile(found[0])
+	if err != nil {
+		return nil, err
+	}
+	r := result{Folder: filepath.Base(filepath.Dir(found[0]))}
+	if err := json.Unmarshal(text, &r.Report); err != nil {
+		return nil, fmt.Errorf("read %s: %w", found[0], err)
+	}
+	return &r, nil
 }
 
 // count is the results in words.

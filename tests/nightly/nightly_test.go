@@ -45,8 +45,8 @@ func kbuildRun() {
 	os.Exit(job.Code(err))
 }
 
-// standIn takes the place of the program that a cell runs. The file does/BASE says
-// what it does:
+// standIn takes the place of the program that a cell runs. The file does/BASE, of
+// the tree if there is one, says what it does:
 //
 //	hang            run until it is killed
 //	die             end by a signal
@@ -54,7 +54,8 @@ func kbuildRun() {
 //	NAME STATUS...  a scenario that ends so; the second try takes the second
 //
 // With --mbox the patches in the mailbox decide: "break NAME" in one makes the
-// scenario fail, "make NAME" makes it pass, "no build" does not build.
+// scenario fail, "make NAME" makes it pass, after "no build" it does
+// not build until "build".
 func standIn() {
 	args := map[string]string{}
 	chosen := map[string]bool{}
@@ -67,7 +68,7 @@ func standIn() {
 	if os.Args[1] == "cache" {
 		os.Exit(0)
 	}
-	text, err := os.ReadFile(filepath.Join("does", args["--base"]))
+	text, err := os.ReadFile(filepath.Join(args["--tree"], "does", args["--base"]))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(job.ExitCannotRun)
@@ -124,6 +125,7 @@ func standIn() {
 
 // patched is how a scenario ends with the patches of a mailbox.
 func patched(name, mbox, status string) string {
+	builds := true
 	for line := range strings.Lines(mbox) {
 		switch strings.TrimSpace(line) {
 		case "break " + name:
@@ -131,9 +133,14 @@ func patched(name, mbox, status string) string {
 		case "make " + name:
 			status = "passed"
 		case "no build":
-			fmt.Fprintln(os.Stderr, "notify.c:1: error")
-			os.Exit(job.ExitCannotRun)
+			builds = false
+		case "build":
+			builds = true
 		}
+	}
+	if !builds {
+		fmt.Fprintln(os.Stderr, "notify.c:1: error")
+		os.Exit(job.ExitCannotRun)
 	}
 	return status
 }
