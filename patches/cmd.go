@@ -21,7 +21,7 @@ their order, 0000-cover.md says what they are for, 0001-*.patch are the mails.
 Inside a checkout of kbuild-run every command reads the series from the files on
 disk; elsewhere it takes those built into the program.`,
 	}
-	c.AddCommand(listCommand(), applyCommand(), newCommand(), editCommand(), refreshCommand(), formatCommand(), rebaseCommand(), backportCommand(), logCommand())
+	c.AddCommand(listCommand(), applyCommand(), newCommand(), editCommand(), refreshCommand(), formatCommand(), rebaseCommand(), backportCommand(), updateCommand(), logCommand())
 	c.AddCommand(later...)
 	return c
 }
