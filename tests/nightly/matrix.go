@@ -20,6 +20,7 @@ import (
 type Matrix struct {
 	defaults
 	Disk   size    `toml:"disk"`   // of all results together
+	Update bool    `toml:"update"` // fetch newer point releases of the bases first
 	Origin string  `toml:"origin"` // that kernelci knows the submitter by
 	Suites []suite `toml:"suite"`
 	Known  []Known `toml:"known"`
@@ -114,6 +115,8 @@ func (m *Matrix) check() error {
 			return fmt.Errorf("suite %s has no base", c.Suite)
 		case c.Name != path.Base(c.Name) || strings.HasPrefix(c.Name, "."):
 			return fmt.Errorf("cell %s: that is no name of a folder", c.Name)
+		case c.Suite == updateSuite:
+			return fmt.Errorf("suite %s: that is what the update of a base is called", c.Suite)
 		case seen[c.Name]:
 			return fmt.Errorf("cell %s is there twice", c.Name)
 		case len(c.command) == 0 || c.command[0] != "run" && c.command[0] != "test":
@@ -204,9 +207,32 @@ func (m *Matrix) Choose(patterns []string, shard string) ([]Cell, error) {
 	return slices.DeleteFunc(all, func(Cell) bool { at++; return (at-1)%n != i-1 }), nil
 }
 
+// updateSuite is the suite of the cells that Updates returns.
+const updateSuite = "update"
+
+// Updates returns a cell for each base of the cells, that fetches what is newer.
+func (m *Matrix) Updates(cells []Cell) (all []Cell) {
+	if !m.Update {
+		return nil
+	}
+	for _, c := range cells {
+		u := Cell{Name: updateSuite + "-" + c.Base, Suite: updateSuite, Base: c.Base, Deadline: updateDeadline, command: []string{"series", "update"}}
+		if !slices.ContainsFunc(all, func(o Cell) bool { return o.Name == u.Name }) {
+			all = append(all, u)
+		}
+	}
+	return all
+}
+
+// updateDeadline is for a source that answers slowly: a tarball is 150 MB.
+const updateDeadline = time.Hour
+
 // Args returns the arguments of kbuild-run for the cell, which puts its results
 // below out.
 func (c *Cell) Args(out string) []string {
+	if c.Suite == updateSuite {
+		return append(slices.Clone(c.command), "--base", c.Base)
+	}
 	args := append(slices.Clone(c.command), "--base", c.Base, "--series", c.Series)
 	if c.Config != "" {
 		args = append(args, "--config", c.Config)

@@ -78,8 +78,9 @@ func Do(ctx context.Context, o Options) error {
 		return job.Usage(fmt.Errorf("nightly: night %q: that is no name of a folder", o.Night))
 	}
 	n := &night{Options: o}
+	updates := o.Matrix.Updates(cells)
 	if j.DryRun {
-		for _, c := range cells {
+		for _, c := range slices.Concat(updates, cells) {
 			if _, err := n.try(ctx, &c, 1, nil); err != nil {
 				return err
 			}
@@ -104,8 +105,10 @@ func Do(ctx context.Context, o Options) error {
 	if err := n.store.Begin(ctx, o.Night, began); err != nil {
 		return fmt.Errorf("begin night %s: %w", o.Night, err)
 	}
-	if err := n.cells(ctx, cells); err != nil {
-		return err
+	for _, part := range [][]Cell{updates, cells} {
+		if err := n.cells(ctx, part); err != nil {
+			return err
+		}
 	}
 	// What could not be stored is missing in this night, and is said at its end.
 	n.fault(n.store.End(ctx, o.Night, time.Now()))

@@ -65,7 +65,14 @@ func standIn() {
 		}
 		args[os.Args[i]] = os.Args[i+1]
 	}
-	if os.Args[1] == "cache" {
+	switch os.Args[1] {
+	case "cache":
+		os.Exit(0)
+	case "series":
+		if _, err := os.Stat("offline"); err == nil {
+			fmt.Fprintln(os.Stderr, "kbuild-run: look for a newer", os.Args[4]+": no source answers")
+			os.Exit(job.ExitCannotRun)
+		}
 		os.Exit(0)
 	}
 	text, err := os.ReadFile(filepath.Join(args["--tree"], "does", args["--base"]))
@@ -78,8 +85,8 @@ func standIn() {
 		try = 1
 	}
 	r := &report.Report{
-		Program: "kbuild-run 0123456789", Base: args["--base"], Version: "6.12.117", Series: args["--series"], Accelerator: "tcg",
-		Columns: []report.Column{{Name: "after", Role: report.After, FirstSMB: 2500 * time.Millisecond, Tree: "1111", Console: "after/console.log"}},
+		Program: "kbuild-run 0123456789", Base: args["--base"], Version: os.Getenv("RELEASE"), Series: args["--series"], Accelerator: "tcg",
+		Columns: []report.Column{{Name: "after", Role: report.After, FirstSMB: 2500 * time.Millisecond, Tree: "1111" + os.Getenv("RELEASE"), Console: "after/console.log"}},
 	}
 	out := filepath.Join(args["--out"], "20261121-000000-notify-"+args["--base"])
 	for line := range strings.Lines(string(text)) {
@@ -153,6 +160,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
+			e.Setenv("RELEASE", "6.12.117")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -45,6 +45,7 @@ type page struct {
 	Interrupted          bool
 	Count                struct{ Passed, Failed, Flaky, Skipped int }
 	Nights               int
+	Changes              []string
 	Groups               []pageGroup
 	Bases                []string
 	Matrix               []matrixRow
@@ -105,7 +106,7 @@ type trend struct{ Name, Words, Points string }
 // results below out, beside it.
 func (st *Status) Page(w io.Writer, out string) error {
 	n, count := st.night(), st.count(len(st.Nights)-1)
-	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights)}
+	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights), Changes: st.changes()}
 	p.Count.Passed, p.Count.Failed, p.Count.Flaky, p.Count.Skipped = count[Passed], count[Failed], count[Flaky], count[Skipped]
 	if i := len(st.Nights) - 2; i >= 0 {
 		p.Before = st.Nights[i].Name

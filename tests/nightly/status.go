@@ -247,6 +247,9 @@ func (st *Status) Text() string {
 	if len(st.Nights) == 1 {
 		b.WriteString("no night to compare with\n")
 	}
+	for _, c := range st.changes() {
+		fmt.Fprintf(&b, "%s\n", c)
+	}
 	groups := st.groups()
 	changed := false
 	for _, g := range groups {
@@ -267,6 +270,34 @@ func (st *Status) Text() string {
 		}
 	}
 	return b.String()
+}
+
+// changes are what the night has tested that the nights before had not: other
+// releases of the bases, other patches.
+func (st *Status) changes() (lines []string) {
+	type what struct{ base, series, config string }
+	was := map[what]*Run{}
+	for i, n := range st.Nights {
+		for _, r := range n.Runs {
+			if r.Tree == "" {
+				continue
+			}
+			k := what{r.Base, r.Series, r.Config}
+			before := was[k]
+			was[k] = r
+			if before == nil || before.Tree == r.Tree || i < len(st.Nights)-1 {
+				continue
+			}
+			line := fmt.Sprintf("%s: Linux %s, it was %s", r.Base, r.Version, before.Version)
+			if r.Version == before.Version {
+				line = strings.TrimSpace(fmt.Sprintf("%s %s", r.Base, r.Series)) + ": other patches than in night " + before.Night
+			}
+			if !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
 }
 
 // remark is what there is to say about a test beside its name.
