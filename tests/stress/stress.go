@@ -180,9 +180,9 @@ func (s *stress) local(ctx context.Context, r *rand.Rand) {
 	}
 	s.Changes.Add(n)
 	switch took := time.Since(began); {
-	case took > 2*time.Second:
-		s.batch.Store(max(10, n/2))
-	case took < time.Second/2:
+	case took > s.Deadline(time.Second):
+		s.batch.Store(max(50, n/2))
+	case took < s.Deadline(time.Second)/4:
 		s.batch.Store(min(1000, 2*n))
 	}
 }
