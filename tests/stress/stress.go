@@ -74,7 +74,7 @@ type stress struct {
 	Server
 	Count
 	world   sync.RWMutex // held for reading while one changes the mirrored tree
-	batch   atomic.Int64 // changes that a local process makes in about a second
+	batch   atomic.Int64 // changes that a local process makes at a time
 	mirrors []*mirror
 
 	mu       sync.Mutex
