@@ -255,7 +255,7 @@ func (st *Status) Text() string {
 	for _, g := range groups {
 		changed = changed || g.Title == "new failures" || g.Title == "fixed" || g.Title == "known failures whose time is over"
 	}
-	if !changed && len(st.Nights) > 1 {
+	if !changed && len(st.Nights) > 1 && len(n.Runs) > 0 {
 		fmt.Fprintf(&b, "no change since night %s\n", st.Nights[len(st.Nights)-2].Name)
 	}
 	for _, g := range groups {
