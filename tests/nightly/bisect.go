@@ -213,7 +213,7 @@ func (b *Bisect) cell(t *Test) (*Cell, error) {
 		if c.Suite != t.Suite || c.Base != t.Base || c.Series != t.Series || c.Config != t.Config {
 			continue
 		}
-		if slices.ContainsFunc(c.command, func(a string) bool { return a == "--mutations" || a == "--stress" }) {
+		if !c.chooses() {
 			return nil, job.Usage(fmt.Errorf("bisect %s: suite %s cannot be bisected", t.Test, c.Suite))
 		}
 		c.command = slices.Clone(c.command)
@@ -332,7 +332,7 @@ func (b *Bisect) try(ctx context.Context, c *Cell, t *Test, i int, p point, s *j
 	if err != nil {
 		return untestable, err
 	}
-	return good, job.Command(exe, append(c.Args(out), c.again([]string{t.Test})...)...).Run(ctx)
+	return good, job.Command(exe, c.only([]string{t.Test}).Args(out)...).Run(ctx)
 }
 
 func (b *Bisect) run(ctx context.Context, c *Cell, t *Test, out string, more []string, s *job.Step) (verdict, error) {
@@ -340,7 +340,7 @@ func (b *Bisect) run(ctx context.Context, c *Cell, t *Test, out string, more []s
 	if err != nil {
 		return untestable, err
 	}
-	args := slices.Concat(c.Args(out), c.again([]string{t.Test}), more)
+	args := append(c.only([]string{t.Test}).Args(out), more...)
 	if b.Repeat > 1 {
 		args = append(args, "--repeat", fmt.Sprint(b.Repeat))
 	}

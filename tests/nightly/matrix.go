@@ -240,17 +240,9 @@ func (c *Cell) Args(out string) []string {
 	return append(args, "--out", out)
 }
 
-// scenariosOnly says that the cell runs scenarios, and not what cannot be asked
-// for one by one.
-func (c *Cell) scenariosOnly() bool {
-	for _, a := range c.command {
-		for _, flag := range []string{"--torture", "--stress", "--mutations"} {
-			if strings.HasPrefix(a, flag) {
-				return false
-			}
-		}
-	}
-	return true
+// chooses says that the cell runs tests that can be asked for one by one.
+func (c *Cell) chooses() bool {
+	return c.Suite != updateSuite && !slices.Contains(c.command, "--stress") && !slices.Contains(c.command, "--mutations")
 }
 
 // known returns the entry for a test of a cell, and whether its time is over.

@@ -3,6 +3,7 @@ package nightly
 import (
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"kbuild-run/patches"
@@ -60,5 +61,30 @@ command = ["run"]
 	}
 	if !slices.Contains(all, "x-t-c-two") {
 		t.Errorf("got %q, want the last fragment in the name of the second configuration", all)
+	}
+}
+
+// What failed is run again alone where that can be said to the program.
+func TestOnly(t *testing.T) {
+	for _, test := range []struct{ command, tests, want string }{
+		{"run", "after: rename,before: rename,after: create", "run --scenario rename --scenario create"},
+		{"run --scenario a*,b*", "after: alias", "run --scenario alias"},
+		{"run --torture smb2.* --torture-newest", "after: smb2.notify.dir", "run --torture-newest --torture smb2.notify.dir"},
+		{"run", "after: smb2.notify.dir,after: rename", "run --torture smb2.notify.dir --scenario rename"},
+		{"run", "after: rename,after: KUnit: notify.layout", "run"},
+		{"run", "after: console", "run"},
+		{"run", "after: client smbclient", "run"},
+		{"run", "cell", "run"},
+		{"run", "", "run"},
+		{"test --stress 30m", "after: stress", "test --stress 30m"},
+	} {
+		var tests []string
+		if test.tests != "" {
+			tests = strings.Split(test.tests, ",")
+		}
+		c := &Cell{command: strings.Fields(test.command)}
+		if got := strings.Join(c.only(tests).command, " "); got != test.want {
+			t.Errorf("%s, %s: got %s, want %s", test.command, test.tests, got, test.want)
+		}
 	}
 }

@@ -246,7 +246,7 @@ func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) 
 	if err != nil {
 		return nil, err
 	}
-	args := append(c.Args(out), c.again(failed)...)
+	args := c.only(failed).Args(out)
 	if j.DryRun {
 		return nil, job.Command(exe, args...).Run(ctx)
 	}
@@ -281,21 +281,37 @@ func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) 
 	return r, nil
 }
 
-// again are the arguments that choose the tests, or none for all of them.
-func (c *Cell) again(tests []string) (args []string) {
-	if !c.scenariosOnly() {
-		return nil
-	}
+// only returns the cell with a command that runs these tests alone; the cell itself
+// when one of them is of the guest, or of a client, or a stress.
+func (c *Cell) only(tests []string) *Cell {
+	var choice []string
 	for _, t := range tests {
 		_, name, ok := strings.Cut(t, ": ")
-		if !ok || strings.ContainsAny(name, ": ") || strings.HasPrefix(name, "smb2.") || name == "server" || name == "console" {
-			return nil // of the whole run, of the guest, of smbtorture
+		if !ok || strings.ContainsAny(name, ": ") || name == "server" || name == "console" || !c.chooses() {
+			return c
 		}
-		if !slices.Contains(args, name) { // in both columns
-			args = append(args, "--scenario", name)
+		flag := "--scenario"
+		if strings.HasPrefix(name, "smb2.") { // as smbtorture calls its tests
+			flag = "--torture"
+		}
+		if !slices.Contains(choice, name) { // in both columns
+			choice = append(choice, flag, name)
 		}
 	}
-	return args
+	if choice == nil {
+		return c
+	}
+	one := *c
+	one.command = nil
+	for i := 0; i < len(c.command); i++ {
+		if a := c.command[i]; a == "--scenario" || a == "--torture" {
+			i++
+		} else {
+			one.command = append(one.command, a)
+		}
+	}
+	one.command = append(one.command, choice...)
+	return &one
 }
 
 // child runs a program whose output goes to the file log, and ends it after the
