@@ -407,6 +407,13 @@ func (st *state) gather(l *line, cancel bool) error {
 	mismatch := func(words string) error {
 		return &Mismatch{Want: short(want), Got: strings.TrimSpace(short(got)+" "+words) + less(got, want), conn: c}
 	}
+	if st.server.Settle != nil {
+		// What was changed is to be there as a whole. A request that comes between
+		// the two names of a rename would be answered with the first.
+		if err := st.server.Settle(st.ctx); err != nil {
+			return err
+		}
+	}
 	// Each answer has its own time to come.
 	next := func() error {
 		ctx, stop := st.answer()

@@ -41,7 +41,8 @@ type Server struct {
 	Printed func(from, to time.Time) iter.Seq2[time.Time, string]
 
 	// Settle waits until a watch that the server has answered with
-	// STATUS_PENDING is armed; nil: it is when the answer comes.
+	// STATUS_PENDING is armed, and a change that it has answered is on its way to
+	// the watches; nil: it is when the answer comes.
 	Settle func(ctx context.Context) error
 
 	// Instead are servers to take for scenarios that need something, by need.

@@ -12,9 +12,10 @@ import (
 )
 
 // Settle returns when a watch that smbd has answered with STATUS_PENDING is
-// armed. Another process, notifyd, keeps the watches and adds those of inotify, and
-// smbd does not wait for it: what changes meanwhile is lost. notifyd takes its
-// messages in order, so it answers a ping after that.
+// armed, and a change that a client was answered is sent to those who watch. Another
+// process, notifyd, keeps the watches and adds those of inotify, and smbd does not
+// wait for it: what changes meanwhile is lost. notifyd takes its messages in order,
+// so it answers a ping after that.
 func (s *Samba) Settle(ctx context.Context) error {
 	smbcontrol := program("smbcontrol")
 	if smbcontrol == "" {
