@@ -25,7 +25,8 @@ import (
 	"kbuild-run/vmrunner/host"
 )
 
-// commands: the host's first, then in the order of the road.
+// commands: the host's first, then in the order of the road. What a command takes
+// from a later part of the road, as series its check, is handed to it here.
 var commands = []func() *cobra.Command{
 	host.Setup,
 	host.Doctor,
