@@ -308,7 +308,7 @@ func evidence(out, run, folder string) (links []link) {
 		}
 	}
 	if folder != "" {
-		for _, name := range []string{"transcript.txt", "messages.pcap", "smbtorture.txt", "failure.txt", "scenario.txt"} {
+		for _, name := range []string{"transcript.txt", "messages.pcap", "*"} {
 			add(filepath.Join(run, folder, name))
 		}
 		side, _, _ := strings.Cut(folder, "/")
