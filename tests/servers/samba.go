@@ -190,6 +190,9 @@ func (s *Samba) start(ctx context.Context, o SambaOptions, port int) (err error)
 				return nil
 			}
 		case <-s.done:
+			if s.err == nil && job.From(ctx).DryRun {
+				return nil // it has not begun
+			}
 			if s.err == nil {
 				return errors.New("smbd ended before it listened")
 			}

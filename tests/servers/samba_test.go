@@ -103,3 +103,21 @@ func TestSambaPortTaken(t *testing.T) {
 		t.Errorf("%s is left behind: %v", s.Dir, err)
 	}
 }
+
+// A dry run prints how smbd is started, and does not wait for it.
+func TestSambaDryRun(t *testing.T) {
+	if program("smbd") == "" || program("pdbedit") == "" {
+		t.Skip(ErrNoSamba)
+	}
+	var out strings.Builder
+	s, err := StartSamba(job.With(t.Context(), &job.Job{Out: &out, DryRun: true}), SambaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+	if got, want := out.String(), "smbd --foreground"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
+	}
+}
