@@ -230,8 +230,9 @@ func (r *runner) build(ctx context.Context) error {
 		return err
 	}
 	o := kconfigs.LintOptions{Folders: folders}
-	sparse := kconfigs.HaveSparse()
-	if !sparse {
+	have := kconfigs.HaveSparse()
+	sparse := have // what it finds means something
+	if !have {
 		r.skip("sparse", "sparse is not installed; install it with: kbuild-run setup --with sparse")
 	}
 	var before map[string]*kconfigs.Lint
@@ -242,7 +243,7 @@ func (r *runner) build(ctx context.Context) error {
 				after[o.Modules] = before[o.Modules]
 				continue
 			}
-			o.Sparse = sparse && o.Modules == "m"
+			o.Sparse = have && o.Modules == "m"
 			l, err := kconfigs.LintTree(ctx, r.s, t, o)
 			if err != nil {
 				return err
@@ -250,6 +251,9 @@ func (r *runner) build(ctx context.Context) error {
 			if l.NoSparse != "" { // no warning then means nothing
 				sparse = false
 				r.skip("sparse", l.NoSparse)
+			} else if at := slices.IndexFunc(l.Warnings, unread); at >= 0 && i == 0 && o.Sparse {
+				sparse = false
+				r.skip("sparse", "behind an error it warns of nothing, and it finds one before any patch: "+l.Warnings[at].Text)
 			}
 			after[o.Modules] = l
 		}
@@ -259,6 +263,11 @@ func (r *runner) build(ctx context.Context) error {
 		before = after
 	}
 	return nil
+}
+
+// unread says that sparse gave a file up.
+func unread(w kconfigs.Warning) bool {
+	return w.Tool == "sparse" && strings.Contains(w.Text, ": error: ")
 }
 
 // compare fills the cells of what is compiled.
