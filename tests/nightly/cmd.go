@@ -25,7 +25,8 @@ tests/nightly.toml), stores every result, compares it with the nights before, an
 prints what is new, fixed, flaky, and failing since when.
 
 A cell that hangs, panics or cannot be built is a failure of its test "cell"; the
-others go on. What fails is run again once; both results are kept.
+others go on. What fails is run again once; both results are kept. A night that was
+interrupted goes on where it was when --night names it.
 
 out/nightly/ holds the history (history.db), the page (index.html), the last night
 as junit.xml, results.ktap and kcidb.json, and the results of each night, oldest

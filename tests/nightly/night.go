@@ -105,6 +105,13 @@ func Do(ctx context.Context, o Options) error {
 	if err := n.store.Begin(ctx, o.Night, began); err != nil {
 		return fmt.Errorf("begin night %s: %w", o.Night, err)
 	}
+	// A night that was interrupted goes on when it is begun again by name.
+	done, err := n.store.Cells(ctx, o.Night)
+	if err != nil {
+		return err
+	}
+	cells = slices.DeleteFunc(cells, func(c Cell) bool { return slices.Contains(done, c.Name) })
+	updates = slices.DeleteFunc(updates, func(c Cell) bool { return slices.Contains(done, c.Name) })
 	for _, part := range [][]Cell{updates, cells} {
 		if err := n.cells(ctx, part); err != nil {
 			return err
@@ -258,7 +265,7 @@ func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) 
 	if attempt > 1 {
 		name += " again"
 	}
-	// A night that was interrupted and begun again by name.
+	// What an interrupted night left is half a run.
 	if err := os.RemoveAll(out); err != nil {
 		return nil, err
 	}

@@ -168,6 +168,18 @@ func (s *Store) Begin(ctx context.Context, night string, at time.Time) error {
 	})
 }
 
+// Cells returns the cells that a night has run.
+func (s *Store) Cells(ctx context.Context, night string) (names []string, err error) {
+	err = s.each(ctx, "SELECT DISTINCT cell FROM run WHERE night = ?", []any{night}, func(scan func(...any) error) error {
+		names = append(names, "")
+		return scan(&names[len(names)-1])
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return names, nil
+}
+
 // End notes that a night ran to its end.
 func (s *Store) End(ctx context.Context, night string, at time.Time) error {
 	return s.change(ctx, func(tx *sql.Tx) error {
