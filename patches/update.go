@@ -36,7 +36,7 @@ func updateCommand() *cobra.Command {
 			return job.From(ctx).Step("update "+base.Name, func(s *job.Step) error {
 				from, to, err := base.update(ctx, s)
 				switch {
-				case err != nil:
+				case err != nil || job.From(ctx).DryRun: // which looks at nothing
 				case from == "":
 					s.Note("%s is not here yet", base.Name)
 				case from == to:
