@@ -36,7 +36,7 @@ type Kernel struct {
 }
 
 // Default are the fragments of a kernel when none are named.
-var Default = []string{"base", "ksmbd"}
+var Default = []string{"base", "ksmbd", "kunit"}
 
 // Options of Build.
 type Options struct {

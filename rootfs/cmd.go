@@ -22,7 +22,7 @@ func (r *Road) Flags(c *cobra.Command) {
 	c.Flags().StringVar(&r.Tree.Series, "series", "", "apply the series `NAME` (default none)")
 	c.Flags().StringVar(&r.Tree.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
 	c.Flags().StringVar(&r.Tree.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
-	c.Flags().StringSliceVar(&r.Fragments, "config", []string{"base", "ksmbd"}, "`FRAGMENTS` of the kernel's config, names or files")
+	c.Flags().StringSliceVar(&r.Fragments, "config", kconfigs.Default, "`FRAGMENTS` of the kernel's config, names or files")
 }
 
 // Image goes the road: tree, kernel, image, each a step of the job.
