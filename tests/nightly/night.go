@@ -223,7 +223,7 @@ func (n *night) cell(ctx context.Context, c *Cell) {
 // keep stores a run. When the disk is full its evidence makes room for it.
 func (n *night) keep(ctx context.Context, r *Run) error {
 	err := n.store.Add(ctx, r)
-	if err == nil || ctx.Err() != nil {
+	if !isFull(err) {
 		return err
 	}
 	if e := os.RemoveAll(filepath.Join(n.Out, r.Night, r.Cell)); e != nil {

@@ -153,11 +153,16 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 			err = tx.Commit()
 		}
 	}
-	var full *sqlite.Error
-	if errors.As(err, &full) && full.Code()&0xff == sqlite3.SQLITE_FULL {
+	if isFull(err) {
 		return fmt.Errorf("%w; free some with: kbuild-run cache prune", err)
 	}
 	return err
+}
+
+// isFull says that the disk is full.
+func isFull(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // Begin notes a night. One that was begun before goes on.
