@@ -27,7 +27,7 @@ func Compare(ctx context.Context, names []string, o Options) error {
 	if len(names) < 2 {
 		return job.Usage(errors.New("compare: want two servers or more: --compare samba,ksmbd"))
 	}
-	scenarios, err := Scenarios(o.Folder, o.Scenarios...)
+	scenarios, err := o.scenarios()
 	if err != nil {
 		return job.Usage(err)
 	}
