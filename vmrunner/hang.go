@@ -15,8 +15,16 @@ import (
 )
 
 // Responds returns nil when the guest's agent runs a command and its SMB server
-// answers, each in the time a guest that is only busy needs.
+// answers, each in the time a guest that is only busy needs. One that is silent is
+// asked once more: the host may have been busy with something else.
 func (vm *VM) Responds(ctx context.Context) error {
+	if vm.respond(ctx) == nil {
+		return nil
+	}
+	return vm.respond(ctx)
+}
+
+func (vm *VM) respond(ctx context.Context) error {
 	limit := vm.Deadline(respondLimit)
 	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer in %v", limit))
 	defer stop()
@@ -26,30 +34,38 @@ func (vm *VM) Responds(ctx context.Context) error {
 	return vm.WaitSMB(ctx)
 }
 
-// Blocked returns what a task of the kernel waits for, if it still waits for the
-// same a moment later: ksmbd may go on with other clients, but not with that one.
-// nil: no task does, or it cannot be found out.
+// looks is how often a task must be seen waiting for the same, a moment apart, to
+// count as blocked: on a busy host one may wait long for another to be run.
+const looks = 3
+
+// Blocked returns what a task of the kernel waits for, if it goes on waiting for
+// the same: ksmbd may go on with other clients, but not with that one. nil: no task
+// does, or it cannot be found out.
 func (vm *VM) Blocked(ctx context.Context) error {
 	vm.console.mark(splat.Asks)
 	defer vm.console.mark(splat.Asked)
-	var first string
-	for range 2 {
+	var stay []splat.Task
+	for look := range looks {
+		if look > 0 {
+			select {
+			case <-time.After(vm.Deadline(time.Second)):
+			case <-ctx.Done():
+				return nil
+			}
+		}
 		answer, err := vm.sysrq(ctx, 'w')
 		if err != nil {
 			return nil
 		}
-		where, _, _ := splat.Stuck(answer, "")
-		if where == "" || first != "" && where != first {
-			return nil
+		tasks := splat.Blocked(answer)
+		if look == 0 {
+			stay = tasks
 		}
-		first = where
-		select {
-		case <-time.After(vm.Deadline(time.Second)):
-		case <-ctx.Done():
+		if stay = splat.Stay(stay, tasks); len(stay) == 0 {
 			return nil
 		}
 	}
-	return fmt.Errorf("a task stays %s", first)
+	return fmt.Errorf("a task stays %s", stay[0].Where())
 }
 
 var respondLimit = 5 * time.Second // a variable for the tests

@@ -89,19 +89,44 @@ func Merge(reports []Report) []Report {
 }
 
 var (
-	taskRE = re(`^task:\S`)
+	taskRE = re(`^task:(\S+) .*\bpid:(\d+)`)
 	cpuRE  = re(`^NMI backtrace for cpu \d`)
 	idleRE = re(`^(?:pv_native_safe_halt|default_idle\w*|acpi_idle\w*|cpuidle_\w+|do_idle)$`)
 )
+
+// Task is a task that waits, and cannot be interrupted.
+type Task struct {
+	Name   string // "sh:3795", with its process id
+	Frames []string
+}
+
+// Where says what the task waits for.
+func (t Task) Where() string { return "blocked in " + t.Frames[0] }
+
+// Blocked returns the tasks of an answer to SysRq w.
+func Blocked(answer string) (all []Task) {
+	for _, part := range sections(answer, taskRE) {
+		_, head := CutStamp(strings.TrimRight(part[0], "\n"))
+		if f := frames(part); len(f) > 0 {
+			all = append(all, Task{strings.Join(taskRE.FindStringSubmatch(head)[1:], ":"), f})
+		}
+	}
+	return all
+}
+
+// Stay returns the tasks of an earlier answer that wait in a later one for the same.
+func Stay(earlier, later []Task) []Task {
+	return slices.DeleteFunc(slices.Clone(earlier), func(t Task) bool {
+		return !slices.ContainsFunc(later, func(o Task) bool { return o.Name == t.Name && slices.Equal(o.Frames, t.Frames) })
+	})
+}
 
 // Stuck says where a kernel hangs by its answers to SysRq w, the blocked tasks,
 // and to SysRq l, the stacks of the CPUs: in words, with the answer it takes this
 // from and the frames. where is "" if neither shows it.
 func Stuck(blocked, cpus string) (where, text string, stack []string) {
-	for _, part := range sections(blocked, taskRE) {
-		if f := frames(part); len(f) > 0 {
-			return "blocked in " + f[0], blocked, f
-		}
+	if tasks := Blocked(blocked); len(tasks) > 0 {
+		return tasks[0].Where(), blocked, tasks[0].Frames
 	}
 	for _, part := range sections(cpus, cpuRE) {
 		// The CPU that answers does so in an interrupt of what it was at.

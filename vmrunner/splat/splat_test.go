@@ -222,3 +222,31 @@ func TestStuck(t *testing.T) {
 		}
 	}
 }
+
+// A task that waits stays if it is the same one, and at the same place.
+func TestStay(t *testing.T) {
+	answer := func(tasks ...string) string {
+		text := "sysrq: Show Blocked State\n"
+		for _, task := range tasks {
+			name, where, _ := strings.Cut(task, " ")
+			comm, pid, _ := strings.Cut(name, "/")
+			text += "task:" + comm + "   state:D stack:0     pid:" + pid + "    tgid:1   ppid:2      flags:0x00004000\nCall Trace:\n <TASK>\n schedule+0x1b/0x90\n " + where + "+0x1/0x2\n kthread+0x81/0xd0\n </TASK>\n"
+		}
+		return text
+	}
+	for _, c := range []struct{ first, second, want string }{
+		{answer("sh/1 kernel_clone"), answer("sh/1 kernel_clone"), "sh:1 blocked in kernel_clone"},
+		{answer("sh/1 kernel_clone"), answer("sh/2 kernel_clone"), ""},
+		{answer("sh/1 kernel_clone"), answer("sh/1 do_exit"), ""},
+		{answer("sh/1 kernel_clone", "ksmbd:445/2 wait"), answer("ksmbd:445/2 wait"), "ksmbd:445:2 blocked in wait"},
+		{answer("sh/1 kernel_clone"), answer(), ""},
+	} {
+		got := ""
+		for _, task := range Stay(Blocked(c.first), Blocked(c.second)) {
+			got += task.Name + " " + task.Where()
+		}
+		if got != c.want {
+			t.Errorf("%s%s: got %q, want %q", c.first, c.second, got, c.want)
+		}
+	}
+}
