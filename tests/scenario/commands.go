@@ -252,7 +252,7 @@ func connect(st *state, l *line) (err error) {
 			o.ClientGUID, setup.Bind = p.conn.Options.ClientGUID, p.sess
 		}
 		for {
-			if p.conn, err = client.Dial(ctx, st.server.Addr, o); err == nil {
+			if p.conn, err = st.server.Dial(ctx, o); err == nil {
 				break
 			}
 			if !l.has("-patient") || ctx.Err() != nil {

@@ -207,7 +207,7 @@ func names(scenarios []*Scenario) []string {
 }
 
 func login(ctx context.Context, server *Server, o client.Options) (*client.Conn, *client.Tree, error) {
-	c, err := client.Dial(ctx, server.Addr, o)
+	c, err := server.Dial(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -464,7 +464,7 @@ func (st *state) answer() (context.Context, context.CancelFunc) {
 	silent := time.AfterFunc(d, func() {
 		for {
 			asked := time.Now()
-			c, err := client.Dial(ctx, st.server.Addr, client.Options{})
+			c, err := st.server.Dial(ctx, client.Options{})
 			if err == nil {
 				c.Drop()
 				if st.server.Settle != nil {

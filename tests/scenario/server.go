@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"iter"
+	"sync"
 	"time"
 
 	"kbuild-run/tests/client"
@@ -82,4 +83,23 @@ func (s *Server) forScenario(scenario *Scenario) *Server {
 		}
 	}
 	return s
+}
+
+// gates let one connection at a time begin, by address.
+var gates sync.Map
+
+// Dial connects and negotiates. QEMU listens for its guest with a backlog of one,
+// and the host drops what else comes: under load such a connection is open but
+// takes 15 s of retransmissions to say its first word. Once NEGOTIATE is answered
+// it has been accepted, and the next one may come.
+func (s *Server) Dial(ctx context.Context, o client.Options) (*client.Conn, error) {
+	g, _ := gates.LoadOrStore(s.Addr, make(chan struct{}, 1))
+	gate := g.(chan struct{})
+	select {
+	case gate <- struct{}{}:
+		defer func() { <-gate }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return client.Dial(ctx, s.Addr, o)
 }
