@@ -4,8 +4,11 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"kbuild-run/tests/client"
 )
 
 // A step that waits for long lends its place, and takes one again at its end.
@@ -46,5 +49,29 @@ func TestAnswer(t *testing.T) {
 	<-ctx.Done()
 	if got, want := context.Cause(ctx).Error(), "nothing came for"; !strings.HasPrefix(got, want) {
 		t.Errorf("cause: got %s, want %s ...", got, want)
+	}
+}
+
+// A connection that the server does not answer does not keep others from theirs.
+func TestDialBehindSilent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	defer func(d time.Duration) { gateWait = d }(gateWait)
+	gateWait = time.Millisecond
+	var dials sync.WaitGroup
+	defer dials.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	s := &Server{Addr: l.Addr().String()}
+	for range 2 {
+		dials.Go(func() { s.Dial(ctx, client.Options{}) })
+		c, err := l.Accept() // and say nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
 	}
 }

@@ -85,19 +85,25 @@ func (s *Server) forScenario(scenario *Scenario) *Server {
 	return s
 }
 
+var gateWait = time.Second // a variable for the tests
+
 // gates let one connection at a time begin, by address.
 var gates sync.Map
 
 // Dial connects and negotiates. QEMU listens for its guest with a backlog of one,
 // and the host drops what else comes: under load such a connection is open but
 // takes 15 s of retransmissions to say its first word. Once NEGOTIATE is answered
-// it has been accepted, and the next one may come.
+// it has been accepted, and the next one may come. One that is not answered keeps
+// nobody waiting for long: the others, and who asks whether the server lives, are to
+// see for themselves.
 func (s *Server) Dial(ctx context.Context, o client.Options) (*client.Conn, error) {
 	g, _ := gates.LoadOrStore(s.Addr, make(chan struct{}, 1))
 	gate := g.(chan struct{})
 	select {
 	case gate <- struct{}{}:
-		defer func() { <-gate }()
+		leave := sync.OnceFunc(func() { <-gate })
+		defer leave()
+		defer time.AfterFunc(s.deadline(gateWait), leave).Stop()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
