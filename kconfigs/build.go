@@ -38,6 +38,7 @@ var environment = []string{
 type folder struct {
 	t         *patches.Tree
 	tree, dir string
+	clang     bool   // compile with clang
 	expected  string // file with the number of objects of a build from nothing
 }
 
@@ -55,6 +56,9 @@ func openFolder(t *patches.Tree, names []string, cc string) (*folder, error) {
 func (f *folder) make(args ...string) *job.Cmd {
 	all := append([]string{"--no-print-directory", "-C", f.tree, "O=" + f.dir, "-j" + strconv.Itoa(runtime.NumCPU()),
 		"ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION=", "KCFLAGS="}, args...)
+	if f.clang {
+		all = append(all, "CC=clang")
+	}
 	return job.Command("make", all...).With(environment...)
 }
 

@@ -114,9 +114,12 @@ func text(lines []line) string {
 }
 
 // compiler says in words what compiles and links.
-func compiler(ctx context.Context) (string, error) {
+func compiler(ctx context.Context) (string, error) { return versions(ctx, "gcc", "ld") }
+
+// versions returns what some programs call themselves.
+func versions(ctx context.Context, programs ...string) (string, error) {
 	var words []string
-	for _, tool := range []string{"gcc", "ld"} {
+	for _, tool := range programs {
 		out, err := job.Command(tool, "--version").With("LC_ALL=C").Probe(ctx)
 		if err != nil {
 			return "", err

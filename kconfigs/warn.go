@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,7 +18,7 @@ import (
 
 // Warning is what a compiler or sparse says about a file.
 type Warning struct {
-	Tool string // gcc, sparse
+	Tool string // gcc, clang, sparse
 	File string // the object it was made for: fs/smb/server/vfs.o
 	Text string // its lines, with the place first: fs/smb/server/vfs.c:12:3: warning: ...
 }
@@ -37,7 +36,7 @@ func (w Warning) Same(v Warning) bool {
 type Lint struct {
 	Warnings []Warning
 	Failed   string // why it does not compile; "": it does
-	NoSparse string // why sparse did not run although it was wanted
+	NotRun   string // why sparse or clang did not run although it was wanted
 	Cached   bool   `json:"-"`
 }
 
@@ -47,6 +46,7 @@ type LintOptions struct {
 	Modules   string   // what becomes of the options that are modules there: y, m, n
 	Folders   []string // to compile: fs/smb
 	Sparse    bool     // run sparse too
+	Clang     bool     // compile with clang instead of gcc
 }
 
 // LintTree compiles some folders of a tree with W=1, and with C=1 where sparse is
@@ -62,6 +62,9 @@ func LintTree(ctx context.Context, s *job.Step, t *patches.Tree, o LintOptions) 
 	}
 	want = modules(want, o.Modules)
 	tools, err := compiler(ctx)
+	if o.Clang {
+		tools, err = versions(ctx, "clang", "ld")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +118,11 @@ func (l *Lint) make(ctx context.Context, s *job.Step, t *patches.Tree, names []s
 		return err
 	}
 	defer release()
+	f.clang = o.Clang
 	if err := f.configure(ctx, s, want); err != nil {
+		if l.NotRun = tooOld(err); o.Clang && l.NotRun != "" {
+			return nil
+		}
 		return err
 	}
 	said := filepath.Join(f.dir, "warnings.json")
@@ -137,12 +144,15 @@ func (l *Lint) make(ctx context.Context, s *job.Step, t *patches.Tree, names []s
 	}
 	c := f.make(args...)
 	var e complaints
-	r := lintReader{tree: f.tree, dir: f.dir, book: book}
+	r := lintReader{compiler: "gcc", tree: f.tree, dir: f.dir, book: book}
+	if o.Clang {
+		r.compiler = "clang"
+	}
 	c.Line = func(line string) {
 		e.line(line)
 		r.line(line)
 		if strings.Contains(line, "not available or not up to date") {
-			l.NoSparse = strings.TrimSpace(line)
+			l.NotRun = strings.TrimSpace(line)
 		}
 		s.Progress("%s, modules as %s: %d objects", strings.Join(o.Folders, " "), o.Modules, r.objects)
 	}
@@ -181,11 +191,26 @@ func (l *Lint) make(ctx context.Context, s *job.Step, t *patches.Tree, names []s
 	return writeJSON(said, book)
 }
 
+// tooOld returns what scripts/Kconfig.include says of a compiler that it refuses.
+func tooOld(err error) string {
+	var failed *job.CmdError
+	var said []string
+	if errors.As(err, &failed) {
+		for _, l := range failed.Tail {
+			if l, ok := strings.CutPrefix(l, "***"); ok && strings.TrimSpace(l) != "" {
+				said = append(said, strings.Join(strings.Fields(l), " "))
+			}
+		}
+	}
+	return strings.Replace(strings.Join(said, ", "), "., ", ": ", 1)
+}
+
 // notebook holds the warnings of each object when it was compiled last.
 type notebook map[string][]Warning
 
 // lintReader finds the warnings in what make prints.
 type lintReader struct {
+	compiler  string
 	tree, dir string
 	book      notebook
 	tool      string
@@ -204,7 +229,7 @@ var (
 // together, behind its name.
 func (r *lintReader) line(l string) {
 	if m := compiles.FindStringSubmatch(l); m != nil {
-		r.tool, r.object = "gcc", m[1]
+		r.tool, r.object = r.compiler, m[1]
 		r.objects++
 		delete(r.book, r.object)
 		r.book[r.object] = nil
@@ -244,12 +269,6 @@ func (r *lintReader) relative(path string) string {
 // And it does not fold __builtin_strlen(), which MODULE_INFO() of Linux 7.3 asserts
 // on: that is an error, and behind an error sparse warns of nothing more in a file.
 const sparse = "sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(s)=(sizeof(s)-1)'"
-
-// HaveSparse says that sparse is installed.
-func HaveSparse() bool {
-	_, err := exec.LookPath("sparse")
-	return err == nil
-}
 
 func removeAll(ctx context.Context, path string) error {
 	if j := job.From(ctx); j.DryRun {

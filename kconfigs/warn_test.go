@@ -1,9 +1,12 @@
 package kconfigs
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"kbuild-run/patches/job"
 )
 
 // What lies below an option that is off is not asked for.
@@ -23,7 +26,7 @@ func TestModules(t *testing.T) {
 // Warnings belong to the object that make names above them; what kernel-doc says
 // under W=1 is not the compiler's.
 func TestLintReader(t *testing.T) {
-	r := lintReader{tree: "/t", dir: "/o", book: notebook{"a.o": {{"gcc", "a.o", "a.c:1:1: warning: gone"}}}}
+	r := lintReader{compiler: "gcc", tree: "/t", dir: "/o", book: notebook{"a.o": {{"gcc", "a.o", "a.c:1:1: warning: gone"}}}}
 	for l := range strings.Lines(`  CC      fs/smb/a.o
 /t/fs/smb/a.c: In function 'f':
 /t/fs/smb/a.c:3:6: warning: unused variable 'x' [-Wunused-variable]
@@ -48,5 +51,25 @@ a.c:1:1: warning: of nobody
 	}
 	if got := r.book["a.o"]; len(got) != 0 {
 		t.Errorf("compiled again: got %q, want none", got)
+	}
+}
+
+// A compiler that is too old is no fault of the tree's.
+func TestTooOld(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{&job.CmdError{Tail: []string{
+			"  HOSTLD  scripts/kconfig/conf", "***", "*** C compiler is too old.", "***   Your Clang version:    14.0.6",
+			"***   Minimum Clang version: 17.0.1", "***", "scripts/Kconfig.include:45: Sorry, this C compiler is not supported.",
+			"make[3]: *** [scripts/kconfig/Makefile:85: allnoconfig] Error 1"}},
+			"C compiler is too old: Your Clang version: 14.0.6, Minimum Clang version: 17.0.1"},
+		{&job.CmdError{Tail: []string{"make: *** [Makefile:1: allnoconfig] Error 1"}}, ""},
+		{errors.New("other"), ""},
+	} {
+		if got := tooOld(test.err); got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os/exec"
 	"path"
 	"regexp"
 	"slices"
@@ -34,10 +35,13 @@ const (
 )
 
 // Columns are the checks in their order.
-var Columns = []string{"applies", "y", "m", "n", "sparse", "checkpatch", "kernel-doc", "codespell", "fixes", boots}
+var Columns = []string{"applies", "y", "m", "n", "sparse", "clang", "checkpatch", "kernel-doc", "codespell", "fixes", boots}
 
 // boots is the check that runs only when it is asked for.
 const boots = "boots"
+
+// optional are the checks that the matrix shows only where they ran.
+var optional = map[string]bool{"clang": true, boots: true}
 
 // about says what each check does.
 var about = map[string]string{
@@ -46,6 +50,7 @@ var about = map[string]string{
 	"m":          "the same, as modules",
 	"n":          "the same, modules left out",
 	"sparse":     "no new warning of sparse, in m",
+	"clang":      "the same as m, compiled by clang; shown where clang is installed",
 	"checkpatch": "checkpatch.pl --strict",
 	"kernel-doc": "no new warning of kernel-doc in the files it touches",
 	"codespell":  "codespell on its message and on what it adds",
@@ -71,7 +76,6 @@ type Matrix struct {
 	Series, Base string
 	Rows         []Row
 	Skips        map[string]string // checks that could not run, with the reason
-	Boots        bool              // the check boots ran
 	Looked       int               // checks that ran
 	Remembered   int               // checks that an earlier run made
 }
@@ -229,40 +233,53 @@ func (r *runner) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := kconfigs.LintOptions{Folders: folders}
-	have := kconfigs.HaveSparse()
-	sparse := have // what it finds means something
-	if !have {
-		r.skip("sparse", "sparse is not installed; install it with: kbuild-run setup --with sparse")
+	passes := []pass{
+		{"y", kconfigs.LintOptions{Modules: "y"}},
+		{"m", kconfigs.LintOptions{Modules: "m", Sparse: r.have("sparse", "sparse")}},
+		{"n", kconfigs.LintOptions{Modules: "n"}},
+	}
+	if r.have("clang", "clang") {
+		passes = append(passes, pass{"clang", kconfigs.LintOptions{Modules: "m", Clang: true}})
 	}
 	var before map[string]*kconfigs.Lint
 	for i, t := range r.steps {
 		after := map[string]*kconfigs.Lint{}
-		for _, o.Modules = range []string{"y", "m", "n"} {
+		for _, p := range passes {
 			if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
-				after[o.Modules] = before[o.Modules]
+				after[p.column] = before[p.column]
 				continue
 			}
-			o.Sparse = have && o.Modules == "m"
-			l, err := kconfigs.LintTree(ctx, r.s, t, o)
+			p.o.Folders = folders
+			l, err := kconfigs.LintTree(ctx, r.s, t, p.o)
 			if err != nil {
 				return err
 			}
-			if l.NoSparse != "" { // no warning then means nothing
-				sparse = false
-				r.skip("sparse", l.NoSparse)
-			} else if at := slices.IndexFunc(l.Warnings, unread); at >= 0 && i == 0 && o.Sparse {
-				sparse = false
-				r.skip("sparse", "behind an error it warns of nothing, and it finds one before any patch: "+l.Warnings[at].Text)
+			tool := "sparse"
+			if p.o.Clang {
+				tool = "clang"
 			}
-			after[o.Modules] = l
+			if l.NotRun != "" { // no warning then means nothing
+				r.skip(tool, l.NotRun)
+			} else if at := slices.IndexFunc(l.Warnings, unread); at >= 0 && i == 0 {
+				r.skip(tool, "behind an error it warns of nothing, and it finds one before any patch: "+l.Warnings[at].Text)
+			}
+			after[p.column] = l
 		}
+		passes = slices.DeleteFunc(passes, func(p pass) bool { return p.o.Clang && after[p.column].NotRun != "" })
 		if i > 0 && compiles(r.m.Rows[i-1].Mail) {
-			r.compare(i-1, before, after, sparse)
+			for _, p := range passes {
+				r.compare(i-1, p, before[p.column], after[p.column])
+			}
 		}
 		before = after
 	}
 	return nil
+}
+
+// pass is one compilation of a tree.
+type pass struct {
+	column string // of what the compiler says
+	o      kconfigs.LintOptions
 }
 
 // unread says that sparse gave a file up.
@@ -270,33 +287,28 @@ func unread(w kconfigs.Warning) bool {
 	return w.Tool == "sparse" && strings.Contains(w.Text, ": error: ")
 }
 
-// compare fills the cells of what is compiled.
-func (r *runner) compare(row int, before, after map[string]*kconfigs.Lint, sparse bool) {
-	var found []string
-	for _, modules := range []string{"y", "m", "n"} {
-		was, is := before[modules], after[modules]
-		c := Cell{Status: Pass}
-		for _, w := range fresh(was.Warnings, is.Warnings) {
-			if w.Tool == "sparse" {
-				found = append(found, w.Text)
-			} else {
-				c.Status = Warn
-				c.Found = append(c.Found, w.Text)
-			}
-		}
-		if is.Failed != "" && is.Failed != was.Failed {
-			c = Cell{Fail, []string{is.Failed}}
-		}
-		r.set(row, modules, c, !is.Cached)
+// compare fills the cells of one compilation.
+func (r *runner) compare(row int, p pass, was, is *kconfigs.Lint) {
+	cells := map[string]Cell{p.column: {Status: Pass}}
+	if p.column == "m" {
+		cells["sparse"] = Cell{Status: Pass}
 	}
-	looked := !after["m"].Cached
-	switch {
-	case !sparse:
-		r.m.Rows[row].Cells["sparse"] = Cell{Status: Skipped}
-	case len(found) > 0:
-		r.set(row, "sparse", Cell{Warn, found}, looked)
-	default:
-		r.set(row, "sparse", Cell{Status: Pass}, looked)
+	for _, w := range fresh(was.Warnings, is.Warnings) {
+		column := p.column
+		if w.Tool == "sparse" {
+			column = w.Tool
+		}
+		cells[column] = Cell{Warn, append(cells[column].Found, w.Text)}
+	}
+	if is.Failed != "" && is.Failed != was.Failed {
+		cells[p.column] = Cell{Fail, []string{is.Failed}}
+	}
+	for column, c := range cells {
+		if r.m.Skips[column] != "" {
+			r.m.Rows[row].Cells[column] = Cell{Status: Skipped}
+		} else {
+			r.set(row, column, c, !is.Cached)
+		}
 	}
 }
 
@@ -316,7 +328,6 @@ func fresh(before, after []kconfigs.Warning) (found []kconfigs.Warning) {
 
 // boot boots each tree: a patch that breaks what worked stops a bisection.
 func (r *runner) boot(ctx context.Context) error {
-	r.m.Boots = true
 	var before []string
 	for i, t := range r.steps {
 		if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
@@ -343,6 +354,15 @@ func (r *runner) boot(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// have says that the program of a check is installed, and notes when it is not.
+func (r *runner) have(column, program string) bool {
+	_, err := exec.LookPath(program)
+	if err != nil {
+		r.skip(column, program+" is not installed; install it with: kbuild-run setup --with "+program)
+	}
+	return err == nil
 }
 
 // skip notes why a check cannot run.
@@ -392,7 +412,9 @@ var marks = map[Status]string{Pass: "ok", Warn: "WARN", Fail: "FAIL", Skipped: "
 
 // Print prints the matrix and, below it, what was found.
 func (m *Matrix) Print(w io.Writer) {
-	columns := slices.DeleteFunc(slices.Clone(Columns), func(c string) bool { return c == boots && !m.Boots })
+	columns := slices.DeleteFunc(slices.Clone(Columns), func(c string) bool {
+		return optional[c] && !slices.ContainsFunc(m.Rows, func(r Row) bool { return r.Cells[c].Status != Nothing })
+	})
 	fmt.Fprintf(w, "%3s", "")
 	for _, c := range columns {
 		fmt.Fprintf(w, "  %-*s", max(4, len(c)), c)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -46,8 +45,7 @@ func (r *runner) texts(ctx context.Context) error {
 			{"codespell", "codespell", []string{id, spelledSo}, func() (Cell, error) { return codespell(ctx, mail) }},
 			{"fixes", "git", []string{id, before.Commit, r.series.Beside("known-commits")}, func() (Cell, error) { return r.fixes(ctx, mail, before) }},
 		} {
-			if _, err := exec.LookPath(c.tool); err != nil {
-				r.skip(c.column, c.tool+" is not installed; install it with: kbuild-run setup --with "+c.tool)
+			if !r.have(c.column, c.tool) {
 				r.m.Rows[i].Cells[c.column] = Cell{Status: Skipped}
 				continue
 			}

@@ -79,6 +79,8 @@ var Needs = []Need{
 		Ask: []string{"--version"}, Debian: "python3", Fedora: "python3", SUSE: "python3"},
 	{Name: "sparse", Step: "patches", For: "C=1 in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "sparse", Fedora: "sparse", SUSE: "sparse"},
+	{Name: "clang", Step: "patches", For: "a second compiler in series check", Optional: true,
+		Ask: []string{"--version"}, Debian: "clang", Fedora: "clang", SUSE: "clang"},
 	{Name: "codespell", Step: "patches", For: "spelling in series check", Optional: true,
 		Ask: []string{"--version"}, Debian: "codespell", Fedora: "codespell", SUSE: "codespell"},
 	{Name: "git-send-email", Step: "patches", For: "sends what series format wrote", Optional: true,
