@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,7 +146,7 @@ Personas:
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().DurationVar(&o.Stress, "stress", 0, "run no scenario, but work the guest hard for that `TIME` (10m)")
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
-	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them")
+	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them, and how these ended when they last ran")
 	c.Flags().StringSliceVar(&servers, "compare", nil, "run the scenarios on each of the `SERVERS` (samba,ksmbd) and tell in which fields their answers differ")
 	c.Flags().BoolVar(&mutations, "mutations", false, "put known faults into the series, one at a time, and see that the scenario of each catches it")
 	return c
@@ -170,14 +171,18 @@ func List(ctx context.Context, o Options) error {
 	return nil
 }
 
-// ListRules prints each rule with the scenarios that name it. A rule that none
-// names is a failure.
+// ListRules prints each rule with the scenarios that name it, and how these ended
+// by the reports there are. A rule that none names is a failure.
 func ListRules(ctx context.Context, o Options) error {
 	all, err := Scenarios(o.Folder, o.Scenarios...)
 	if err != nil {
 		return job.Usage(err)
 	}
-	uncovered, err := Cover(job.From(ctx).Out, all)
+	last, err := ReadLast(cmp.Or(o.Out, "out"), o.Series)
+	if err != nil {
+		return err
+	}
+	uncovered, err := Cover(job.From(ctx).Out, all, last)
 	if err != nil || len(uncovered) == 0 {
 		return err
 	}
