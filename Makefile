@@ -17,7 +17,7 @@ run: setup ## set up the host, then the main job: what a client sees before and 
 	./kbuild-run --series notify
 
 test: kbuild-run ## set up the host, with Samba where that starts no server, then the main job and every test
-	./kbuild-run setup --with smbclient,python3-samba,smbd,streams_xattr,tshark
+	./kbuild-run setup --with smbclient,python3-samba,smbd,streams_xattr,tshark,smbtorture,sparse,codespell
 	./kbuild-run --series notify
 	go run ./tests/sum ./...
 
