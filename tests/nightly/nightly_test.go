@@ -94,7 +94,7 @@ func standIn() {
 		switch f[0] {
 		case "hang":
 			fmt.Println("working")
-			select {}
+			time.Sleep(time.Hour) // select {} is a deadlock to a runtime without cgo
 		case "die":
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		case "exit":
