@@ -209,10 +209,10 @@ func (h *sshHost) serve(c net.Conn, config *ssh.ServerConfig) {
 	}()
 	for r := range requests {
 		if r.Type != "tcpip-forward" {
-			r.Reply(r.Type == "cancel-tcpip-forward", nil)
 			if r.Type == "cancel-tcpip-forward" {
 				h.listener.Close()
 			}
+			r.Reply(r.Type == "cancel-tcpip-forward", nil)
 			continue
 		}
 		l, err := net.Listen("tcp", "127.0.0.1:0")
