@@ -123,9 +123,13 @@ func busybox(ctx context.Context, s *job.Step, src string, list []string) (file,
 
 // agent builds PID 1 of the guest.
 func agent(ctx context.Context, s *job.Step, src string) (file, key string, err error) {
-	files, err := filepath.Glob(filepath.Join(src, "rootfs", "agent", "*.go"))
-	if err != nil {
-		return "", "", err
+	var files []string
+	for _, folder := range []string{"rootfs/agent", "gen/smb2"} {
+		more, err := filepath.Glob(filepath.Join(src, folder, "*.go"))
+		if err != nil {
+			return "", "", err
+		}
+		files = append(files, more...)
 	}
 	parts, err := moduleVersions(ctx, src, "golang.org/x/", "github.com/pkg/sftp", "github.com/vishvananda/", "github.com/u-root/u-root")
 	if err != nil {

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"unicode/utf16"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"kbuild-run/gen/smb2"
 )
 
 // Requests of the kernel's SMB client (fs/smb/client/cifs_ioctl.h). Each sends a
@@ -69,22 +70,15 @@ func cifsNotify(args []string) error {
 
 // printRecords prints FILE_NOTIFY_INFORMATION (MS-FSCC 2.7.1).
 func printRecords(w io.Writer, b []byte) error {
-	for {
-		if len(b) < 12 {
-			return fmt.Errorf("read records: %d bytes, want 12", len(b))
-		}
-		next, action, size := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint32(b[8:])
-		if uint64(size) > uint64(len(b)-12) || uint64(next) > uint64(len(b)) {
-			return fmt.Errorf("read records: a name of %d bytes and a next record at %d in %d bytes", size, next, len(b))
-		}
-		units := make([]uint16, size/2)
-		for i := range units {
-			units[i] = binary.LittleEndian.Uint16(b[12+2*i:])
-		}
-		fmt.Fprintf(w, "%d %s\n", action, string(utf16.Decode(units)))
-		if next == 0 {
-			return nil
-		}
-		b = b[next:]
+	if len(b) == 0 {
+		return errors.New("read records: 0 bytes, want 12")
 	}
+	records, err := smb2.Chain[smb2.FileNotifyInformation](b)
+	for _, r := range records {
+		fmt.Fprintf(w, "%d %s\n", uint32(r.Action), smb2.FromUTF16(r.FileName))
+	}
+	if err != nil {
+		return fmt.Errorf("read records: %w", err)
+	}
+	return nil
 }

@@ -11,8 +11,8 @@ func TestPrintRecords(t *testing.T) {
 		{"one", "00000000 01000000 02000000 6100", "1 a\n", ""},
 		{"two", "10000000 04000000 02000000 61000000 00000000 05000000 06000000 64005c006200", "4 a\n5 d\\b\n", ""},
 		{"none", "", "", "0 bytes, want 12"},
-		{"a name that is too long", "00000000 01000000 04000000 6100", "", "a name of 4 bytes and a next record at 0 in 14 bytes"},
-		{"a record that is too far", "20000000 01000000 02000000 6100", "", "a name of 2 bytes and a next record at 32 in 14 bytes"},
+		{"a name that is too long", "00000000 01000000 04000000 6100", "", "decode FileNotifyInformation.FileName: 2 left, want 4"},
+		{"a record that is too far", "20000000 01000000 02000000 6100", "", "decode record 0: 14 left, want 32"},
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(test.hex, " ", ""))
 		if err != nil {
