@@ -13,6 +13,8 @@ import (
 
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/nightly/history"
+	"kbuild-run/tests/nightly/matrix"
 	"kbuild-run/tests/report"
 )
 
@@ -109,9 +111,9 @@ type point struct {
 // Run finds the patch or commit that turned the test, and prints it.
 func (b *Bisect) Run(ctx context.Context) error {
 	j := job.From(ctx)
-	var t *Test
-	err := b.withStore(ctx, func(s *Store) error {
-		st, err := Compare(ctx, s, b.Matrix, "")
+	var t *history.Test
+	err := b.withStore(ctx, func(s *history.Store) error {
+		st, err := history.Compare(ctx, s, b.Matrix.Known, "")
 		if err == nil {
 			t, err = b.find(st)
 		}
@@ -125,7 +127,7 @@ func (b *Bisect) Run(ctx context.Context) error {
 		return err
 	}
 	if b.Repeat == 0 {
-		b.Repeat = t.tries()
+		b.Repeat = tries(t)
 	}
 	if !j.DryRun {
 		unlock, err := lock(ctx, b.Out)
@@ -143,7 +145,7 @@ func (b *Bisect) Run(ctx context.Context) error {
 		return err
 	}
 	defer clean()
-	fmt.Fprintf(j.Out, "bisect %s, %s, %s a point\n", t.Key, plural(len(points)-1, "point", "points"), plural(b.Repeat, "try", "tries"))
+	fmt.Fprintf(j.Out, "bisect %s, %s, %s a point\n", t.Key, report.Plural(len(points)-1, "point", "points"), report.Plural(b.Repeat, "try", "tries"))
 	try := func(i int) (verdict, error) {
 		v := untestable
 		err := j.Step(points[i].name, func(s *job.Step) (err error) {
@@ -182,7 +184,7 @@ func (b *Bisect) Run(ctx context.Context) error {
 }
 
 // find finds the test in the history: one that fails before one that does not.
-func (b *Bisect) find(st *Status) (found *Test, err error) {
+func (b *Bisect) find(st *history.Status) (found *history.Test, err error) {
 	for _, t := range st.Tests {
 		fits := t.Test == b.Test || strings.HasSuffix(t.Test, ": "+b.Test) && strings.HasPrefix(t.Test, string(report.After))
 		if !fits {
@@ -194,10 +196,10 @@ func (b *Bisect) find(st *Status) (found *Test, err error) {
 		}
 		if cells, err := b.Matrix.Choose(b.Only, ""); err != nil {
 			return nil, err
-		} else if !slices.ContainsFunc(cells, func(o Cell) bool { return o.Name == c.Name }) {
+		} else if !slices.ContainsFunc(cells, func(o matrix.Cell) bool { return o.Name == c.Name }) {
 			continue
 		}
-		if found == nil || found.outcome() != Failed && (t.outcome() == Failed || found.Last == nil && t.Last != nil) {
+		if found == nil || found.Outcome() != history.Failed && (t.Outcome() == history.Failed || found.Last == nil && t.Last != nil) {
 			found = t
 		}
 	}
@@ -208,18 +210,18 @@ func (b *Bisect) find(st *Status) (found *Test, err error) {
 }
 
 // cell is that of a test, with a command that takes a mailbox.
-func (b *Bisect) cell(t *Test) (*Cell, error) {
+func (b *Bisect) cell(t *history.Test) (*matrix.Cell, error) {
 	for _, c := range b.Matrix.Cells() {
 		if c.Suite != t.Suite || c.Base != t.Base || c.Series != t.Series || c.Config != t.Config {
 			continue
 		}
-		if !c.chooses() {
+		if !c.Chooses() {
 			return nil, job.Usage(fmt.Errorf("bisect %s: suite %s cannot be bisected", t.Test, c.Suite))
 		}
-		c.command = slices.Clone(c.command)
-		c.command[0] = "run"
+		c.Command = slices.Clone(c.Command)
+		c.Command[0] = "run"
 		if b.Tree != "" && c.Series == "" {
-			c.command[0] = "test"
+			c.Command[0] = "test"
 		}
 		return &c, nil
 	}
@@ -227,8 +229,8 @@ func (b *Bisect) cell(t *Test) (*Cell, error) {
 }
 
 // tries is how often a test must pass to be called good with 95% certainty.
-func (t *Test) tries() int {
-	if !t.flaky() {
+func tries(t *history.Test) int {
+	if !t.Flaky() {
 		return 1
 	}
 	rate := float64(t.Failures) / float64(t.Tries)
@@ -240,7 +242,7 @@ func (b *Bisect) folder(i int) string { return filepath.Join(b.Out, "bisect", fm
 
 // points are the trees to look among. The first one is the tree without what may
 // be at fault.
-func (b *Bisect) points(ctx context.Context, t *Test) (points []point, clean func(), err error) {
+func (b *Bisect) points(ctx context.Context, t *history.Test) (points []point, clean func(), err error) {
 	if b.Tree != "" {
 		return b.commits(ctx)
 	}
@@ -310,7 +312,7 @@ func (b *Bisect) commits(ctx context.Context) (points []point, clean func(), err
 }
 
 // try runs the test at a point.
-func (b *Bisect) try(ctx context.Context, c *Cell, t *Test, i int, p point, s *job.Step) (verdict, error) {
+func (b *Bisect) try(ctx context.Context, c *matrix.Cell, t *history.Test, i int, p point, s *job.Step) (verdict, error) {
 	if p.args == nil {
 		return b.without(t)
 	}
@@ -332,15 +334,15 @@ func (b *Bisect) try(ctx context.Context, c *Cell, t *Test, i int, p point, s *j
 	if err != nil {
 		return untestable, err
 	}
-	return good, job.Command(exe, c.only([]string{t.Test}).Args(out)...).Run(ctx)
+	return good, job.Command(exe, c.Only([]string{t.Test}).Args(out)...).Run(ctx)
 }
 
-func (b *Bisect) run(ctx context.Context, c *Cell, t *Test, out string, more []string, s *job.Step) (verdict, error) {
+func (b *Bisect) run(ctx context.Context, c *matrix.Cell, t *history.Test, out string, more []string, s *job.Step) (verdict, error) {
 	exe, err := program()
 	if err != nil {
 		return untestable, err
 	}
-	args := append(c.only([]string{t.Test}).Args(out), more...)
+	args := append(c.Only([]string{t.Test}).Args(out), more...)
 	if b.Repeat > 1 {
 		args = append(args, "--repeat", fmt.Sprint(b.Repeat))
 	}
@@ -367,7 +369,7 @@ func (b *Bisect) run(ctx context.Context, c *Cell, t *Test, out string, more []s
 }
 
 // without is the test without any patch, as the main job saw it at the last point.
-func (b *Bisect) without(t *Test) (verdict, error) {
+func (b *Bisect) without(t *history.Test) (verdict, error) {
 	found, _ := filepath.Glob(filepath.Join(b.Out, "bisect", "[0-9]*"))
 	_, name, _ := strings.Cut(t.Test, ": ")
 	for _, dir := range found {

@@ -1,6 +1,10 @@
 package nightly
 
-import "testing"
+import (
+	"testing"
+
+	"kbuild-run/tests/nightly/history"
+)
 
 func TestSearch(t *testing.T) {
 	for _, test := range []struct {
@@ -33,12 +37,12 @@ func TestSearch(t *testing.T) {
 
 func TestTries(t *testing.T) {
 	for _, test := range []struct{ failures, tries, want int }{{1, 2, 5}, {1, 10, 20}, {9, 10, 2}} {
-		flaky := &Test{Outcomes: []Outcome{Flaky, Failed}, Failures: test.failures, Tries: test.tries}
-		if got := flaky.tries(); got != test.want {
+		flaky := &history.Test{Outcomes: []history.Outcome{history.Flaky, history.Failed}, Failures: test.failures, Tries: test.tries}
+		if got := tries(flaky); got != test.want {
 			t.Errorf("fails %d of %d times: got %d tries, want %d", test.failures, test.tries, got, test.want)
 		}
 	}
-	if got := (&Test{Outcomes: []Outcome{Passed, Failed}}).tries(); got != 1 {
+	if got := tries(&history.Test{Outcomes: []history.Outcome{history.Passed, history.Failed}}); got != 1 {
 		t.Errorf("a test that is not flaky: got %d tries, want 1", got)
 	}
 }

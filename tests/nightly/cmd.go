@@ -10,11 +10,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/nightly/history"
+	"kbuild-run/tests/nightly/matrix"
+	"kbuild-run/tests/nightly/page"
+	"kbuild-run/tests/report"
 )
 
 // Command returns `kbuild-run nightly`. The text is the matrix it runs when the
 // user names no other.
-func Command(matrix string) *cobra.Command {
+func Command(text string) *cobra.Command {
 	var o Options
 	file := ""
 	c := &cobra.Command{
@@ -48,15 +52,15 @@ Exit code 1: something fails that did not the night before.`,
 	// with runs a subcommand with the matrix read.
 	with := func(run func(ctx context.Context, o Options, args []string) error) func(*cobra.Command, []string) error {
 		return func(c *cobra.Command, args []string) (err error) {
-			name, text := "tests/nightly.toml", matrix
+			name, text := "tests/nightly.toml", text
 			if file != "" {
-				b, err := os.ReadFile(file)
+				own, err := os.ReadFile(file)
 				if err != nil {
 					return job.Usage(fmt.Errorf("read matrix: %w", err))
 				}
-				name, text = file, string(b)
+				name, text = file, string(own)
 			}
-			if o.Matrix, err = ReadMatrix(name, text); err != nil {
+			if o.Matrix, err = matrix.Read(name, text); err != nil {
 				return err
 			}
 			return run(c.Context(), o, args)
@@ -73,7 +77,7 @@ Exit code 1: something fails that did not the night before.`,
 		if err != nil {
 			return err
 		}
-		return Emit(job.From(ctx).Out, emit, image, cells)
+		return matrix.Emit(job.From(ctx).Out, emit, image, cells)
 	})
 	var unit Unit
 	printed := false
@@ -137,8 +141,8 @@ of a git tree. TEST is a scenario, or what status prints behind the cell.`,
 				if len(args) > 0 {
 					night = args[0]
 				}
-				return o.withStore(ctx, func(s *Store) error {
-					st, err := Compare(ctx, s, o.Matrix, night)
+				return o.withStore(ctx, func(s *history.Store) error {
+					st, err := history.Compare(ctx, s, o.Matrix.Known, night)
 					if err != nil {
 						return err
 					}
@@ -158,11 +162,11 @@ of a git tree. TEST is a scenario, or what status prints behind the cell.`,
 }
 
 // withStore opens the history for a command.
-func (o *Options) withStore(ctx context.Context, f func(*Store) error) error {
-	if _, err := os.Stat(filepath.Join(o.Out, storeName)); err != nil {
+func (o *Options) withStore(ctx context.Context, f func(*history.Store) error) error {
+	if _, err := os.Stat(filepath.Join(o.Out, history.File)); err != nil {
 		return fmt.Errorf("open history: %w; begin with: kbuild-run nightly", err)
 	}
-	s, err := OpenStore(ctx, o.Out)
+	s, err := history.Open(ctx, o.Out)
 	if err != nil {
 		return err
 	}
@@ -177,17 +181,17 @@ func (o *Options) merge(ctx context.Context, dirs []string) error {
 		return err
 	}
 	defer unlock()
-	s, err := OpenStore(ctx, o.Out)
+	s, err := history.Open(ctx, o.Out)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	for _, dir := range dirs {
 		from := Options{Out: dir}
-		err := from.withStore(ctx, func(other *Store) error {
+		err := from.withStore(ctx, func(other *history.Store) error {
 			n, err := s.Merge(ctx, other)
 			if err == nil {
-				job.From(ctx).Logf("%s: %s", dir, plural(n, "run", "runs"))
+				job.From(ctx).Logf("%s: %s", dir, report.Plural(n, "run", "runs"))
 				err = copyResults(ctx, other, dir, o.Out)
 			}
 			return err
@@ -196,11 +200,11 @@ func (o *Options) merge(ctx context.Context, dirs []string) error {
 			return fmt.Errorf("merge %s: %w", dir, err)
 		}
 	}
-	st, err := Compare(ctx, s, o.Matrix, "")
+	st, err := history.Compare(ctx, s, o.Matrix.Known, "")
 	if err != nil {
 		return err
 	}
-	if err := Publish(ctx, s, o.Matrix, o.Out); err != nil {
+	if err := page.Publish(ctx, s, o.Matrix.Known, o.Matrix.Origin, o.Out); err != nil {
 		return err
 	}
 	fmt.Fprint(job.From(ctx).Out, st.Text())
@@ -208,7 +212,7 @@ func (o *Options) merge(ctx context.Context, dirs []string) error {
 }
 
 // copyResults copies the folders of cells that are not in the folder to yet.
-func copyResults(ctx context.Context, s *Store, from, to string) error {
+func copyResults(ctx context.Context, s *history.Store, from, to string) error {
 	nights, err := s.Nights(ctx, -1)
 	if err != nil {
 		return err

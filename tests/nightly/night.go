@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +28,9 @@ import (
 
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/nightly/history"
+	"kbuild-run/tests/nightly/matrix"
+	"kbuild-run/tests/nightly/page"
 	"kbuild-run/tests/report"
 )
 
@@ -37,7 +39,7 @@ var program = os.Executable
 
 // Options of a night.
 type Options struct {
-	Matrix *Matrix
+	Matrix *matrix.Matrix
 	Out    string   // folder of the nights
 	Only   []string // patterns of suites or cells; nil: all
 	Shard  string   // "2/3"; "": all
@@ -49,14 +51,11 @@ type Options struct {
 // night is a night that runs.
 type night struct {
 	Options
-	store *Store
+	store *history.Store
 
 	mu    sync.Mutex
 	wrong []error // what is not the fault of a cell
 }
-
-// attempts is how often a cell that fails is tried.
-const attempts = 2
 
 // minSpace is what a night wants to find on the disk of its results; cells look
 // after the disk of the cache themselves.
@@ -92,7 +91,7 @@ func Do(ctx context.Context, o Options) error {
 		return err
 	}
 	defer unlock()
-	if n.store, err = OpenStore(ctx, o.Out); err != nil {
+	if n.store, err = history.Open(ctx, o.Out); err != nil {
 		return err
 	}
 	defer n.store.Close()
@@ -110,9 +109,9 @@ func Do(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	cells = slices.DeleteFunc(cells, func(c Cell) bool { return slices.Contains(done, c.Name) })
-	updates = slices.DeleteFunc(updates, func(c Cell) bool { return slices.Contains(done, c.Name) })
-	for _, part := range [][]Cell{updates, cells} {
+	cells = slices.DeleteFunc(cells, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
+	updates = slices.DeleteFunc(updates, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
+	for _, part := range [][]matrix.Cell{updates, cells} {
 		if err := n.cells(ctx, part); err != nil {
 			return err
 		}
@@ -121,11 +120,11 @@ func Do(ctx context.Context, o Options) error {
 	n.fault(n.store.End(ctx, o.Night, time.Now()))
 	n.fault(n.prune(ctx))
 	n.fault(n.pruneCache(ctx))
-	status, err := Compare(ctx, n.store, o.Matrix, o.Night)
+	status, err := history.Compare(ctx, n.store, o.Matrix.Known, o.Night)
 	if err != nil {
 		return errors.Join(append(n.wrong, err)...)
 	}
-	n.fault(Publish(ctx, n.store, o.Matrix, o.Out))
+	n.fault(page.Publish(ctx, n.store, o.Matrix.Known, o.Matrix.Origin, o.Out))
 	summary := status.Text()
 	fmt.Fprint(j.Out, summary)
 	if o.Notify != "" {
@@ -158,7 +157,7 @@ func (n *night) fault(err error) {
 
 // cells runs the cells, as many at once as there are cores and memory for their
 // guests. The error is that of ctx.
-func (n *night) cells(ctx context.Context, cells []Cell) error {
+func (n *night) cells(ctx context.Context, cells []matrix.Cell) error {
 	guests := int64(n.Guests)
 	if guests == 0 {
 		guests = int64(runtime.NumCPU())
@@ -202,9 +201,9 @@ func available() int64 {
 }
 
 // cell runs a cell, and again what failed in it, and stores both.
-func (n *night) cell(ctx context.Context, c *Cell) {
+func (n *night) cell(ctx context.Context, c *matrix.Cell) {
 	var failed []string
-	for attempt := 1; attempt <= attempts; attempt++ {
+	for attempt := 1; attempt <= matrix.Attempts; attempt++ {
 		r, err := n.try(ctx, c, attempt, failed)
 		if ctx.Err() != nil {
 			return // half a run is none
@@ -214,16 +213,16 @@ func (n *night) cell(ctx context.Context, c *Cell) {
 			return
 		}
 		n.fault(n.keep(ctx, r))
-		if failed = r.failed(); len(failed) == 0 {
+		if failed = r.Failed(); len(failed) == 0 {
 			return
 		}
 	}
 }
 
 // keep stores a run. When the disk is full its evidence makes room for it.
-func (n *night) keep(ctx context.Context, r *Run) error {
+func (n *night) keep(ctx context.Context, r *history.Run) error {
 	err := n.store.Add(ctx, r)
-	if !isFull(err) {
+	if !history.IsFull(err) {
 		return err
 	}
 	if e := os.RemoveAll(filepath.Join(n.Out, r.Night, r.Cell)); e != nil {
@@ -233,19 +232,9 @@ func (n *night) keep(ctx context.Context, r *Run) error {
 	return n.store.Add(ctx, r)
 }
 
-// failed are the tests that failed.
-func (r *Run) failed() (names []string) {
-	for _, t := range r.Results {
-		if t.Status == report.Failed {
-			names = append(names, t.Test)
-		}
-	}
-	return names
-}
-
 // try runs the cell once; from the second attempt on only the tests that failed,
 // where these can be run alone. The error is what is wrong with us.
-func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) (*Run, error) {
+func (n *night) try(ctx context.Context, c *matrix.Cell, attempt int, failed []string) (*history.Run, error) {
 	j := job.From(ctx)
 	folder := filepath.Join(n.Night, c.Name, fmt.Sprint(attempt))
 	out := filepath.Join(n.Out, folder)
@@ -253,11 +242,11 @@ func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) 
 	if err != nil {
 		return nil, err
 	}
-	args := c.only(failed).Args(out)
+	args := c.Only(failed).Args(out)
 	if j.DryRun {
 		return nil, job.Command(exe, args...).Run(ctx)
 	}
-	r := &Run{
+	r := &history.Run{
 		Night: n.Night, Cell: c.Name, Attempt: attempt, Suite: c.Suite, Base: c.Base, Series: c.Series, Config: c.Config,
 		Program: report.Program(), Started: time.Now().UTC(), Folder: folder,
 	}
@@ -276,49 +265,16 @@ func (n *night) try(ctx context.Context, c *Cell, attempt int, failed []string) 
 		said, err := child(ctx, c.Deadline, filepath.Join(out, "log.txt"), job.Command(exe, args...), s)
 		r.Time = time.Since(r.Started)
 		err = n.read(r, said, err)
-		s.Note("%s", r.count())
+		s.Note("%s", count(r))
 		return err
 	})
 	if attempt > 1 {
 		// Of what passed both times one result is enough.
-		r.Results = slices.DeleteFunc(r.Results, func(t Result) bool {
+		r.Results = slices.DeleteFunc(r.Results, func(t history.Result) bool {
 			return t.Status != report.Failed && !slices.Contains(failed, t.Test)
 		})
 	}
 	return r, nil
-}
-
-// only returns the cell with a command that runs these tests alone; the cell itself
-// when one of them is of the guest, or of a client, or a stress.
-func (c *Cell) only(tests []string) *Cell {
-	var choice []string
-	for _, t := range tests {
-		_, name, ok := strings.Cut(t, ": ")
-		if !ok || strings.ContainsAny(name, ": ") || name == "server" || name == "console" || !c.chooses() {
-			return c
-		}
-		flag := "--scenario"
-		if strings.HasPrefix(name, "smb2.") { // as smbtorture calls its tests
-			flag = "--torture"
-		}
-		if !slices.Contains(choice, name) { // in both columns
-			choice = append(choice, flag, name)
-		}
-	}
-	if choice == nil {
-		return c
-	}
-	one := *c
-	one.command = nil
-	for i := 0; i < len(c.command); i++ {
-		if a := c.command[i]; a == "--scenario" || a == "--torture" {
-			i++
-		} else {
-			one.command = append(one.command, a)
-		}
-	}
-	one.command = append(one.command, choice...)
-	return &one
 }
 
 // child runs a program whose output goes to the file log, and ends it after the
@@ -347,7 +303,7 @@ func child(ctx context.Context, deadline time.Duration, log string, c *job.Cmd, 
 
 // read fills r with what the program left, and returns why the cell could not be
 // run, if so.
-func (n *night) read(r *Run, said string, err error) error {
+func (n *night) read(r *history.Run, said string, err error) error {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -356,11 +312,11 @@ func (n *night) read(r *Run, said string, err error) error {
 	default:
 		r.Exit = -1
 	}
-	cell := Result{Test: cellTest, Status: report.Passed, Time: r.Time}
+	cell := history.Result{Test: history.CellTest, Status: report.Passed, Time: r.Time}
 	defer func() { r.Results = append(r.Results, cell) }()
 	p, problem := readReport(filepath.Join(n.Out, r.Folder))
 	if p != nil {
-		r.take(p)
+		take(r, p)
 		r.Folder = filepath.Join(r.Folder, p.Folder)
 	} else if errors.Is(problem, os.ErrNotExist) {
 		problem = nil // it says why, or need not have one
@@ -383,11 +339,8 @@ func (n *night) read(r *Run, said string, err error) error {
 	return problem
 }
 
-// cellTest is the test that a cell could be run.
-const cellTest = "cell"
-
 // take takes the results out of a report.
-func (r *Run) take(p *result) {
+func take(r *history.Run, p *result) {
 	r.Version, r.Accelerator, r.Program = p.Version, p.Accelerator, p.Program
 	folders := map[string]string{}
 	for i, c := range p.Columns {
@@ -405,7 +358,7 @@ func (r *Run) take(p *result) {
 	}
 	for _, k := range p.Checks() {
 		name := k.Column + ": " + k.Name
-		t := Result{Test: name, Status: k.Status, Time: k.Time}
+		t := history.Result{Test: name, Status: k.Status, Time: k.Time}
 		if k.Status != report.Passed {
 			t.Detail, t.Folder = strings.TrimSpace(k.What+"\n"+k.Detail), folders[name]
 		}
@@ -440,8 +393,8 @@ func readReport(dir string) (*result, error) {
 	return &r, nil
 }
 
-// count is the results in words.
-func (r *Run) count() string {
+// count is the results of a run in words.
+func count(r *history.Run) string {
 	n := map[report.Status]int{}
 	for _, t := range r.Results {
 		n[t.Status]++
@@ -527,17 +480,4 @@ func diskUsage(dir string) (n uint64) {
 		return nil
 	})
 	return n
-}
-
-// writeFile writes a file that a reader finds whole, as it was or as it is.
-func writeFile(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return os.Rename(f.Name(), name)
 }

@@ -272,7 +272,7 @@ func (r *Report) Verdict() string {
 	}
 	must, untried := r.compared()
 	var b strings.Builder
-	fmt.Fprintf(&b, "PASS: %s on Linux %s", plural(r.after(Passed), "scenario passes", "scenarios pass"), r.Version)
+	fmt.Fprintf(&b, "PASS: %s on Linux %s", Plural(r.after(Passed), "scenario passes", "scenarios pass"), r.Version)
 	if r.Series != "" {
 		fmt.Fprintf(&b, " with %s", r.Series)
 	}
@@ -280,7 +280,7 @@ func (r *Report) Verdict() string {
 		fmt.Fprintf(&b, ", %d skipped", n)
 	}
 	if must > 0 {
-		fmt.Fprintf(&b, "; without it %s", plural(must, "fails, as it must", "fail, as they must"))
+		fmt.Fprintf(&b, "; without it %s", Plural(must, "fails, as it must", "fail, as they must"))
 	}
 	if untried > 0 {
 		fmt.Fprintf(&b, "; %d not tried without it", untried)
@@ -313,7 +313,8 @@ func (r *Report) compared() (must, untried int) {
 	return must, untried
 }
 
-func plural(n int, one, many string) string {
+// Plural is a number with its noun.
+func Plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}

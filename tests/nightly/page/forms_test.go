@@ -1,4 +1,4 @@
-package nightly
+package page
 
 import (
 	"bytes"
@@ -12,46 +12,48 @@ import (
 	"time"
 
 	"kbuild-run/tests/ktap"
+	"kbuild-run/tests/nightly/history"
 	"kbuild-run/tests/report"
 )
 
 // hostile is what a guest can put into a failure.
 const hostile = "line 9: \x1b[31m</pre><script>alert(1)</script> \xff ]]> & # not ok 1 x\nnot ok 7 forged"
 
-// status is two nights: one test fails anew, one is flaky, one known, one skipped.
-func status(t *testing.T) *Status {
+// twoNights is two nights: one test fails anew, one is flaky, one known, one skipped.
+func twoNights(t *testing.T) status {
 	t.Helper()
-	var nights []*Night
+	var nights []*history.Night
 	for i, name := range []string{"a", "b"} {
 		at := time.Date(2026, 11, 20+i, 2, 0, 0, 0, time.UTC)
-		run := Run{Night: name, Cell: "main-notify-v6.12", Attempt: 1, Suite: "main", Base: "v6.12", Version: "6.12.117", Series: "notify",
+		run := history.Run{Night: name, Cell: "main-notify-v6.12", Attempt: 1, Suite: "main", Base: "v6.12", Version: "6.12.117", Series: "notify",
 			Config: "base,ksmbd", Accelerator: "tcg", Program: "kbuild-run 0123", Tree: "abcd", Started: at, Time: time.Minute, FirstSMB: 2 * time.Second,
 			Folder: name + "/main-notify-v6.12/1/20261121 #1",
-			Results: []Result{
+			Results: []history.Result{
 				{Test: "cell", Status: report.Passed},
 				{Test: "after: rename", Status: report.Passed, Time: time.Second},
 				{Test: "after: create", Status: report.Passed},
 				{Test: "after: KUnit: notify.layout", Status: report.Passed},
 				{Test: "after: smb2.notify.mask", Status: report.Skipped, Detail: "takes minutes"},
 			}}
-		night := &Night{Name: name, Started: at, Finished: true, Runs: []*Run{&run}}
+		night := &history.Night{Name: name, Started: at, Finished: true, Runs: []*history.Run{&run}}
 		if i == 1 {
 			for n := 1; n <= 3; n++ {
 				run.Results[n].Status, run.Results[n].Detail, run.Results[n].Folder = report.Failed, hostile, "after/rename"
 			}
 			again := run
 			again.Attempt = 2
-			again.Results = []Result{run.Results[1], {Test: "after: create", Status: report.Passed}, run.Results[3]}
+			again.Results = []history.Result{run.Results[1], {Test: "after: create", Status: report.Passed}, run.Results[3]}
 			night.Runs = append(night.Runs, &again)
 		}
 		nights = append(nights, night)
 	}
-	return compare(nights, &Matrix{Known: []Known{{Test: "after: KUnit*", Reason: "being mended", Until: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)}}})
+	known := []history.Known{{Test: "after: KUnit*", Reason: "being mended", Until: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)}}
+	return status{history.Judge(nights, known)}
 }
 
 func TestJUnit(t *testing.T) {
 	var b bytes.Buffer
-	if err := status(t).JUnit(&b); err != nil {
+	if err := twoNights(t).JUnit(&b); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
@@ -81,7 +83,7 @@ func TestJUnit(t *testing.T) {
 // The words of a failure are no results.
 func TestKTAP(t *testing.T) {
 	var b bytes.Buffer
-	if err := status(t).KTAP(&b); err != nil {
+	if err := twoNights(t).KTAP(&b); err != nil {
 		t.Fatal(err)
 	}
 	tests, err := ktap.Parse(b.String())
@@ -111,7 +113,7 @@ func TestKTAP(t *testing.T) {
 // What KCIDB's schema 5.0 wants of what is written.
 func TestKCIDB(t *testing.T) {
 	var b bytes.Buffer
-	if err := status(t).KCIDB(&b, "kbuild_run"); err != nil {
+	if err := twoNights(t).KCIDB(&b, "kbuild_run"); err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
@@ -161,7 +163,7 @@ func TestPage(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if err := status(t).Page(&b, out); err != nil {
+	if err := twoNights(t).page(&b, out); err != nil {
 		t.Fatal(err)
 	}
 	page := b.String()

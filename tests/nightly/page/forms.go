@@ -1,4 +1,4 @@
-package nightly
+package page
 
 import (
 	"encoding/json"
@@ -9,16 +9,17 @@ import (
 	"strings"
 	"time"
 
+	"kbuild-run/tests/nightly/history"
 	"kbuild-run/tests/report"
 )
 
 // ran are the tests of the last night, cell by cell.
-func (st *Status) ran() (cells []cellTests) {
+func (st status) ran() (cells []cellTests) {
 	for _, t := range st.Tests {
-		if t.outcome() == Absent {
+		if t.Outcome() == history.Absent {
 			continue
 		}
-		name := t.Key.cell()
+		name := t.Key.Cell()
 		if n := len(cells); n == 0 || cells[n-1].name != name {
 			cells = append(cells, cellTests{name: name})
 		}
@@ -30,23 +31,23 @@ func (st *Status) ran() (cells []cellTests) {
 
 type cellTests struct {
 	name  string
-	tests []*Test
+	tests []*history.Test
 }
 
 // words say why a test of the last night failed, or what else is to be said.
-func (st *Status) words(t *Test) string {
-	words := strings.TrimSpace(st.remark(t))
-	if t.Last != nil && t.LastRun.Night == st.night().Name {
+func (st status) words(t *history.Test) string {
+	words := strings.TrimSpace(st.Remark(t))
+	if t.Last != nil && t.LastRun.Night == st.Night().Name {
 		words = strings.TrimSpace(t.Last.Detail + "\n" + words)
 	}
 	return words
 }
 
 // last is the last result of a test in the last night.
-func (st *Status) last(t *Test) (last Result, run *Run) {
-	for _, r := range st.night().Runs {
+func (st status) last(t *history.Test) (last history.Result, run *history.Run) {
+	for _, r := range st.Night().Runs {
 		for _, res := range r.Results {
-			if r.key(res.Test) == t.Key {
+			if r.Key(res.Test) == t.Key {
 				last, run = res, r
 			}
 		}
@@ -56,7 +57,7 @@ func (st *Status) last(t *Test) (last Result, run *Run) {
 
 // JUnit writes the night as JUnit XML, a suite a cell. A flaky test passed, and a
 // known failure is skipped with its reason.
-func (st *Status) JUnit(w io.Writer) error {
+func (st status) JUnit(w io.Writer) error {
 	type message struct {
 		Message string `xml:"message,attr"`
 		Text    string `xml:",chardata"`
@@ -80,7 +81,7 @@ func (st *Status) JUnit(w io.Writer) error {
 		XMLName xml.Name `xml:"testsuites"`
 		Name    string   `xml:"name,attr"`
 		Suites  []suite  `xml:"testsuite"`
-	}{Name: "kbuild-run nightly " + st.night().Name}
+	}{Name: "kbuild-run nightly " + st.Night().Name}
 	for _, c := range st.ran() {
 		s := suite{Name: c.name, Tests: len(c.tests)}
 		for _, t := range c.tests {
@@ -88,11 +89,11 @@ func (st *Status) JUnit(w io.Writer) error {
 			words := printable(st.words(t))
 			first, _, _ := strings.Cut(words, "\n")
 			k := testcase{Name: t.Test, Class: c.name, Time: fmt.Sprintf("%.3f", res.Time.Seconds())}
-			switch o := t.outcome(); {
-			case o == Skipped || o == Failed && t.Known != nil && !t.Over:
+			switch o := t.Outcome(); {
+			case o == history.Skipped || o == history.Failed && t.Known != nil && !t.Over:
 				k.Skipped = &message{Message: first, Text: words}
 				s.Skipped++
-			case o == Failed:
+			case o == history.Failed:
 				k.Failure = &message{Message: first, Text: words}
 				s.Failures++
 			default:
@@ -121,9 +122,9 @@ func printable(s string) string {
 
 var noWord = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
 
-// path is the name of a test as words with dots between them, of the characters
+// dotted is the name of a test as words with dots between them, of the characters
 // that KTAP and KCIDB have in names.
-func (t *Test) path() string {
+func dotted(t *history.Test) string {
 	var words []string
 	for w := range strings.SplitSeq(t.Test, ": ") {
 		words = append(words, strings.Trim(noWord.ReplaceAllString(w, "_"), "_"))
@@ -133,7 +134,7 @@ func (t *Test) path() string {
 
 // KTAP writes the night as KTAP version 1, a cell a test with the tests of it
 // (Documentation/dev-tools/ktap.rst).
-func (st *Status) KTAP(w io.Writer) error {
+func (st status) KTAP(w io.Writer) error {
 	var b strings.Builder
 	cells := st.ran()
 	fmt.Fprintf(&b, "KTAP version 1\n1..%d\n", len(cells))
@@ -149,7 +150,7 @@ func (st *Status) KTAP(w io.Writer) error {
 		bad := false
 		for n, t := range c.tests {
 			words := st.words(t)
-			skip := t.outcome() == Skipped || t.outcome() == Failed && t.Known != nil && !t.Over
+			skip := t.Outcome() == history.Skipped || t.Outcome() == history.Failed && t.Known != nil && !t.Over
 			directive := ""
 			if skip {
 				directive = " # SKIP"
@@ -161,9 +162,9 @@ func (st *Status) KTAP(w io.Writer) error {
 					fmt.Fprintf(&b, "    # %s\n", printable(strings.TrimRight(l, "\n")))
 				}
 			}
-			failed := t.outcome() == Failed && !skip
+			failed := t.Outcome() == history.Failed && !skip
 			bad = bad || failed
-			line("    ", failed, n+1, t.path(), directive)
+			line("    ", failed, n+1, dotted(t), directive)
 		}
 		line("", bad, i+1, strings.Trim(noWord.ReplaceAllString(c.name, "_"), "_"), "")
 	}
@@ -212,10 +213,10 @@ const maxExcerpt = 16384
 
 // KCIDB writes the night for kernelci: what was checked out and built, and every
 // result, also of what was run again. The origin names the submitter.
-func (st *Status) KCIDB(w io.Writer, origin string) error {
+func (st status) KCIDB(w io.Writer, origin string) error {
 	k := kcidb{Version: map[string]int{"major": 5, "minor": 0}, Checkouts: []kcidbCheckout{}, Builds: []kcidbBuild{}, Tests: []kcidbTest{}}
 	seen := map[string]bool{}
-	for _, r := range st.night().Runs {
+	for _, r := range st.Night().Runs {
 		if r.Tree == "" {
 			continue // it was not built: there is nothing to tell others
 		}
@@ -238,15 +239,15 @@ func (st *Status) KCIDB(w io.Writer, origin string) error {
 			if !strings.HasPrefix(res.Test, string(report.After)+": ") {
 				continue // of another tree
 			}
-			t := &Test{Key: r.key(res.Test)}
+			t := &history.Test{Key: r.Key(res.Test)}
 			status := map[report.Status]string{report.Passed: "PASS", report.Failed: "FAIL", report.Skipped: "SKIP"}[res.Status]
 			if status == "" {
 				status = "MISS"
 			}
 			excerpt := []rune(printable(res.Detail))
 			k.Tests = append(k.Tests, kcidbTest{
-				ID: fmt.Sprintf("%s:%s-%s-%d-%s", origin, r.Night, r.Cell, r.Attempt, t.path()), Build: build, Origin: origin,
-				Path: "ksmbd." + r.Suite + "." + strings.TrimPrefix(t.path(), "after."), Status: status,
+				ID: fmt.Sprintf("%s:%s-%s-%d-%s", origin, r.Night, r.Cell, r.Attempt, dotted(t)), Build: build, Origin: origin,
+				Path: "ksmbd." + r.Suite + "." + strings.TrimPrefix(dotted(t), "after."), Status: status,
 				Start: r.Started.UTC().Format(time.RFC3339), Duration: res.Time.Seconds(), Excerpt: string(excerpt[:min(len(excerpt), maxExcerpt)]),
 				Misc: map[string]string{"accelerator": r.Accelerator},
 			})

@@ -1,9 +1,10 @@
-package nightly
+package history
 
 import (
 	"cmp"
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -39,18 +40,40 @@ type Test struct {
 	Over     bool   // the time of Known is over
 }
 
-// outcome is that of the last night.
-func (t *Test) outcome() Outcome { return t.Outcomes[len(t.Outcomes)-1] }
+// Outcome is that of the last night.
+func (t *Test) Outcome() Outcome { return t.Outcomes[len(t.Outcomes)-1] }
 
 // Rate is how often the test failed, in percent.
 func (t *Test) Rate() int { return 100 * t.Failures / max(1, t.Tries) }
 
-// flaky says that the test has failed and passed in one night.
-func (t *Test) flaky() bool { return slices.Contains(t.Outcomes, Flaky) }
+// Flaky says that the test has failed and passed in one night.
+func (t *Test) Flaky() bool { return slices.Contains(t.Outcomes, Flaky) }
 
 // isNew says that the test fails now, and did not the last time, or was not there.
 func (t *Test) isNew(nights []*Night) bool {
-	return t.outcome() == Failed && t.Since == nights[len(nights)-1].Name
+	return t.Outcome() == Failed && t.Since == nights[len(nights)-1].Name
+}
+
+// Known is a failure that is known: no regression until its end.
+type Known struct {
+	Test   string    `toml:"test"` // pattern: after: rename-*
+	Base   string    `toml:"base"` // "": every base
+	Suite  string    `toml:"suite"`
+	Reason string    `toml:"reason"`
+	Until  time.Time `toml:"until"`
+}
+
+// find returns the entry for a test, and whether its time is over.
+func find(all []Known, k Key, at time.Time) (known *Known, over bool) {
+	for i := range all {
+		e := &all[i]
+		ok, _ := path.Match(e.Test, k.Test)
+		if ok && (e.Base == "" || e.Base == k.Base) && (e.Suite == "" || e.Suite == k.Suite) {
+			// The day named is the last one.
+			return e, at.After(e.Until.AddDate(0, 0, 1))
+		}
+	}
+	return nil, false
 }
 
 // Status is what a night found, beside the nights before it.
@@ -64,7 +87,7 @@ type Status struct {
 const window = 60
 
 // Compare compares a night ("": the last) with those before it.
-func Compare(ctx context.Context, s *Store, m *Matrix, night string) (*Status, error) {
+func Compare(ctx context.Context, s *Store, known []Known, night string) (*Status, error) {
 	nights, err := s.Nights(ctx, window)
 	if err != nil {
 		return nil, err
@@ -79,16 +102,17 @@ func Compare(ctx context.Context, s *Store, m *Matrix, night string) (*Status, e
 	if len(nights) == 0 {
 		return nil, fmt.Errorf("read history: there was no night; begin with: kbuild-run nightly")
 	}
-	return compare(nights, m), nil
+	return Judge(nights, known), nil
 }
 
-func compare(nights []*Night, m *Matrix) *Status {
+// Judge compares the last of some nights with those before it.
+func Judge(nights []*Night, known []Known) *Status {
 	st := &Status{Nights: nights}
 	byKey := map[Key]*Test{}
 	for i, n := range nights {
 		for _, r := range n.Runs {
 			for _, res := range r.Results {
-				k := r.key(res.Test)
+				k := r.Key(res.Test)
 				t := byKey[k]
 				if t == nil {
 					t = &Test{Key: k, Outcomes: make([]Outcome, len(nights))}
@@ -102,17 +126,17 @@ func compare(nights []*Night, m *Matrix) *Status {
 	at := nights[len(nights)-1].Started
 	for _, t := range st.Tests {
 		t.judge(nights)
-		t.Known, t.Over = m.known(t.Key, at)
+		t.Known, t.Over = find(known, t.Key, at)
 	}
 	slices.SortStableFunc(st.Tests, func(a, b *Test) int {
-		return cmp.Or(cmp.Compare(a.Suite, b.Suite), cmp.Compare(a.Series, b.Series), newest(a.Base, b.Base),
+		return cmp.Or(cmp.Compare(a.Suite, b.Suite), cmp.Compare(a.Series, b.Series), Newest(a.Base, b.Base),
 			cmp.Compare(a.Config, b.Config), cmp.Compare(a.Test, b.Test), cmp.Compare(a.Accelerator, b.Accelerator))
 	})
 	return st
 }
 
-// newest orders bases.
-func newest(a, b string) int { return semver.Compare(b, a) }
+// Newest orders bases.
+func Newest(a, b string) int { return semver.Compare(b, a) }
 
 // add takes in one result of night i.
 func (t *Test) add(i int, r *Run, res *Result) {
@@ -164,17 +188,17 @@ func (t *Test) before(i int) Outcome {
 	return Absent
 }
 
-// Groups of tests, in the order of the summary.
-type group struct {
+// Group is a part of the summary.
+type Group struct {
 	Title string
 	Tests []*Test
 }
 
-func (st *Status) groups() []group {
-	g := []group{{Title: "new failures"}, {Title: "known failures whose time is over"}, {Title: "still failing"},
+func (st *Status) Groups() []Group {
+	g := []Group{{Title: "new failures"}, {Title: "known failures whose time is over"}, {Title: "still failing"},
 		{Title: "known failures"}, {Title: "fixed"}, {Title: "flaky"}}
 	for _, t := range st.Tests {
-		o := t.outcome()
+		o := t.Outcome()
 		at := -1
 		switch {
 		case o == Failed && t.Known != nil && t.Over:
@@ -187,20 +211,20 @@ func (st *Status) groups() []group {
 			at = 2
 		case t.Fixed:
 			at = 4
-		case t.flaky() && o != Absent:
+		case t.Flaky() && o != Absent:
 			at = 5
 		}
 		if at >= 0 {
 			g[at].Tests = append(g[at].Tests, t)
 		}
 	}
-	return slices.DeleteFunc(g, func(g group) bool { return g.Tests == nil })
+	return slices.DeleteFunc(g, func(g Group) bool { return g.Tests == nil })
 }
 
 // regressions are the new failures, and the known ones whose time is over.
 func (st *Status) regressions() (tests []*Test) {
 	for _, t := range st.Tests {
-		if t.outcome() != Failed {
+		if t.Outcome() != Failed {
 			continue
 		}
 		if t.Known == nil && t.isNew(st.Nights) || t.Known != nil && t.Over {
@@ -216,14 +240,14 @@ func (st *Status) Err() error {
 	if len(r) == 0 {
 		return nil
 	}
-	return job.Failed(fmt.Errorf("nightly: %s, the first: %s", plural(len(r), "regression", "regressions"), r[0]))
+	return job.Failed(fmt.Errorf("nightly: %s, the first: %s", report.Plural(len(r), "regression", "regressions"), r[0]))
 }
 
-// night is the one that the status is of.
-func (st *Status) night() *Night { return st.Nights[len(st.Nights)-1] }
+// Night is the one that the status is of.
+func (st *Status) Night() *Night { return st.Nights[len(st.Nights)-1] }
 
-// count counts the outcomes of night i.
-func (st *Status) count(i int) map[Outcome]int {
+// Count counts the outcomes of night i.
+func (st *Status) Count(i int) map[Outcome]int {
 	n := map[Outcome]int{}
 	for _, t := range st.Tests {
 		n[t.Outcomes[i]]++
@@ -234,23 +258,23 @@ func (st *Status) count(i int) map[Outcome]int {
 // Text is the status for a person, and a mail.
 func (st *Status) Text() string {
 	var b strings.Builder
-	n, count := st.night(), st.count(len(st.Nights)-1)
+	n, count := st.Night(), st.Count(len(st.Nights)-1)
 	cells := map[string]bool{}
 	for _, r := range n.Runs {
 		cells[r.Cell] = true
 	}
 	fmt.Fprintf(&b, "night %s, %s: %d passed, %d failed, %d flaky, %d skipped in %s\n", n.Name, n.Started.Format(time.DateTime),
-		count[Passed], count[Failed], count[Flaky], count[Skipped], plural(len(cells), "cell", "cells"))
+		count[Passed], count[Failed], count[Flaky], count[Skipped], report.Plural(len(cells), "cell", "cells"))
 	if !n.Finished {
 		b.WriteString("it was interrupted\n")
 	}
 	if len(st.Nights) == 1 {
 		b.WriteString("no night to compare with\n")
 	}
-	for _, c := range st.changes() {
+	for _, c := range st.Changes() {
 		fmt.Fprintf(&b, "%s\n", c)
 	}
-	groups := st.groups()
+	groups := st.Groups()
 	changed := false
 	for _, g := range groups {
 		changed = changed || g.Title == "new failures" || g.Title == "fixed" || g.Title == "known failures whose time is over"
@@ -261,8 +285,8 @@ func (st *Status) Text() string {
 	for _, g := range groups {
 		fmt.Fprintf(&b, "\n%s:\n", g.Title)
 		for _, t := range g.Tests {
-			fmt.Fprintf(&b, "  %s%s\n", t.Key, st.remark(t))
-			if t.outcome() == Failed && t.Last != nil {
+			fmt.Fprintf(&b, "  %s%s\n", t.Key, st.Remark(t))
+			if t.Outcome() == Failed && t.Last != nil {
 				for line := range strings.Lines(clip(t.Last.Detail)) {
 					fmt.Fprintf(&b, "      %s\n", strings.TrimRight(line, "\n"))
 				}
@@ -272,9 +296,9 @@ func (st *Status) Text() string {
 	return b.String()
 }
 
-// changes are what the night has tested that the nights before had not: other
+// Changes are what the night has tested that the nights before had not: other
 // releases of the bases, other patches.
-func (st *Status) changes() (lines []string) {
+func (st *Status) Changes() (lines []string) {
 	type what struct{ base, series, config string }
 	was := map[what]*Run{}
 	for i, n := range st.Nights {
@@ -300,13 +324,13 @@ func (st *Status) changes() (lines []string) {
 	return lines
 }
 
-// remark is what there is to say about a test beside its name.
-func (st *Status) remark(t *Test) string {
+// Remark is what there is to say about a test beside its name.
+func (st *Status) Remark(t *Test) string {
 	var parts []string
-	if t.outcome() == Failed && !t.isNew(st.Nights) {
+	if t.Outcome() == Failed && !t.isNew(st.Nights) {
 		parts = append(parts, "since night "+t.Since)
 	}
-	if t.flaky() {
+	if t.Flaky() {
 		parts = append(parts, fmt.Sprintf("flaky, fails %d%% of %d", t.Rate(), t.Tries))
 	}
 	if t.Known != nil {
@@ -326,11 +350,4 @@ func clip(text string) string {
 		lines[most] = "...\n"
 	}
 	return strings.Join(lines, "")
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -1,4 +1,4 @@
-package nightly
+package matrix
 
 import (
 	"os"
@@ -11,11 +11,11 @@ import (
 
 // The matrix names bases and series that there are.
 func TestMatrix(t *testing.T) {
-	text, err := os.ReadFile("../nightly.toml")
+	text, err := os.ReadFile("../../nightly.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := ReadMatrix("nightly.toml", string(text))
+	m, err := Read("nightly.toml", string(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestMatrix(t *testing.T) {
 
 // Shards are the whole matrix, each cell once.
 func TestShards(t *testing.T) {
-	m, err := ReadMatrix("m", `
+	m, err := Read("m", `
 bases = ["a", "b", "c"]
 series = ["s", "t"]
 configs = ["one", "one,two"]
@@ -82,8 +82,8 @@ func TestOnly(t *testing.T) {
 		if test.tests != "" {
 			tests = strings.Split(test.tests, ",")
 		}
-		c := &Cell{command: strings.Fields(test.command)}
-		if got := strings.Join(c.only(tests).command, " "); got != test.want {
+		c := &Cell{Command: strings.Fields(test.command)}
+		if got := strings.Join(c.Only(tests).Command, " "); got != test.want {
 			t.Errorf("%s, %s: got %s, want %s", test.command, test.tests, got, test.want)
 		}
 	}

@@ -1,4 +1,8 @@
-package nightly
+// Package page takes the status of a night and returns it for readers: a page that
+// needs no network, and the forms that other programs read.
+//
+//	status -> index.html, junit.xml, results.ktap, kcidb.json
+package page
 
 import (
 	"cmp"
@@ -16,23 +20,28 @@ import (
 	"time"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/nightly/history"
 	"kbuild-run/tests/report"
 )
 
 // Publish writes the page and the forms for other programs into the folder of the
 // nights. They show the last one.
-func Publish(ctx context.Context, s *Store, m *Matrix, out string) error {
-	st, err := Compare(ctx, s, m, "")
+func Publish(ctx context.Context, s *history.Store, known []history.Known, origin, out string) error {
+	last, err := history.Compare(ctx, s, known, "")
 	if err != nil {
 		return err
 	}
+	st := status{last}
 	return errors.Join(
-		writeFile(filepath.Join(out, "index.html"), func(w io.Writer) error { return st.Page(w, out) }),
+		writeFile(filepath.Join(out, "index.html"), func(w io.Writer) error { return st.page(w, out) }),
 		writeFile(filepath.Join(out, "junit.xml"), st.JUnit),
 		writeFile(filepath.Join(out, "results.ktap"), st.KTAP),
-		writeFile(filepath.Join(out, "kcidb.json"), func(w io.Writer) error { return st.KCIDB(w, cmp.Or(m.Origin, "kbuild_run")) }),
+		writeFile(filepath.Join(out, "kcidb.json"), func(w io.Writer) error { return st.KCIDB(w, cmp.Or(origin, "kbuild_run")) }),
 	)
 }
+
+// status is what is shown.
+type status struct{ *history.Status }
 
 //go:embed page.html
 var pageText string
@@ -65,7 +74,7 @@ type matrixRow struct {
 
 type pageField struct {
 	ID, Words string
-	Worst     Outcome
+	Worst     history.Outcome
 }
 
 type pageCell struct {
@@ -79,9 +88,9 @@ type pageCell struct {
 // pageRow is a test.
 type pageRow struct {
 	ID       string
-	Key      Key
+	Key      history.Key
 	Test     string
-	Outcome  Outcome
+	Outcome  history.Outcome
 	Remark   string
 	Strip    []segment
 	Said     string // the strip, for a pointer that rests on it
@@ -93,7 +102,7 @@ type pageRow struct {
 
 // segment is a piece of a strip.
 type segment struct {
-	Class Outcome
+	Class history.Outcome
 	Marks string
 }
 
@@ -102,28 +111,28 @@ type link struct{ Name, Link string }
 // trend is a line over the nights.
 type trend struct{ Name, Words, Points string }
 
-// Page writes the status as a page that needs no network. Its links lead to the
+// page writes the status as a page that needs no network. Its links lead to the
 // results below out, beside it.
-func (st *Status) Page(w io.Writer, out string) error {
-	n, count := st.night(), st.count(len(st.Nights)-1)
-	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights), Changes: st.changes()}
-	p.Count.Passed, p.Count.Failed, p.Count.Flaky, p.Count.Skipped = count[Passed], count[Failed], count[Flaky], count[Skipped]
+func (st status) page(w io.Writer, out string) error {
+	n, count := st.Night(), st.Count(len(st.Nights)-1)
+	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights), Changes: st.Changes()}
+	p.Count.Passed, p.Count.Failed, p.Count.Flaky, p.Count.Skipped = count[history.Passed], count[history.Failed], count[history.Flaky], count[history.Skipped]
 	if i := len(st.Nights) - 2; i >= 0 {
 		p.Before = st.Nights[i].Name
 	}
-	rows := map[*Test]pageRow{}
+	rows := map[*history.Test]pageRow{}
 	cells := map[string]*pageCell{}
 	for i, t := range st.Tests {
 		row := st.row(t, out)
 		row.ID = fmt.Sprintf("t%d", i)
 		rows[t] = row
-		name := t.Key.cell()
+		name := t.Key.Cell()
 		c := cells[name]
 		if c == nil {
 			c = &pageCell{ID: fmt.Sprintf("c%d", len(p.Cells)), Name: name, base: t.Base}
 			k := t.Key
 			k.Base = ""
-			c.row = k.cell()
+			c.row = k.Cell()
 			c.Made, c.Trends = st.made(t.Key), st.trends(t.Key)
 			cells[name] = c
 			p.Cells = append(p.Cells, c)
@@ -131,20 +140,20 @@ func (st *Status) Page(w io.Writer, out string) error {
 				p.Bases = append(p.Bases, t.Base)
 			}
 		}
-		if o := t.outcome(); o == Passed && t.Known == nil || o == Skipped || o == Absent {
+		if o := t.Outcome(); o == history.Passed && t.Known == nil || o == history.Skipped || o == history.Absent {
 			c.Good = append(c.Good, row)
 		} else {
 			c.Bad = append(c.Bad, row)
 		}
 	}
-	for _, g := range st.groups() {
+	for _, g := range st.Groups() {
 		group := pageGroup{Title: g.Title}
 		for _, t := range g.Tests {
 			group.Rows = append(group.Rows, rows[t])
 		}
 		p.Groups = append(p.Groups, group)
 	}
-	slices.SortFunc(p.Bases, newest)
+	slices.SortFunc(p.Bases, history.Newest)
 	p.matrix()
 	return pageTemplate.Execute(w, p)
 }
@@ -159,15 +168,15 @@ func (p *page) matrix() {
 			at[c.row] = i
 			p.Matrix = append(p.Matrix, matrixRow{Name: c.row, Fields: make([]*pageField, len(p.Bases))})
 		}
-		count := map[Outcome]int{}
+		count := map[history.Outcome]int{}
 		for _, rows := range [][]pageRow{c.Bad, c.Good} {
 			for _, r := range rows {
 				count[r.Outcome]++
 			}
 		}
 		var words []string
-		worst := Absent
-		for _, o := range []Outcome{Failed, Flaky, Passed, Skipped} {
+		worst := history.Absent
+		for _, o := range []history.Outcome{history.Failed, history.Flaky, history.Passed, history.Skipped} {
 			if count[o] > 0 {
 				words = append(words, fmt.Sprintf("%d %s", count[o], o))
 				worst = cmp.Or(worst, o)
@@ -179,17 +188,11 @@ func (p *page) matrix() {
 	}
 }
 
-// cell names what a test belongs to.
-func (k Key) cell() string {
-	k.Test, k.Accelerator = "", ""
-	return strings.TrimSuffix(k.String(), ": ")
-}
-
 // runs calls f for the first try of the cell of k in each night that has one.
-func (st *Status) runs(k Key, f func(night int, r *Run)) {
+func (st status) runs(k history.Key, f func(night int, r *history.Run)) {
 	for i, n := range st.Nights {
 		for _, r := range n.Runs {
-			if r.Attempt == 1 && r.key("").cell() == k.cell() {
+			if r.Attempt == 1 && r.Key("").Cell() == k.Cell() {
 				f(i, r)
 			}
 		}
@@ -197,8 +200,8 @@ func (st *Status) runs(k Key, f func(night int, r *Run)) {
 }
 
 // made says what the cell was made from the last time.
-func (st *Status) made(k Key) (words string) {
-	st.runs(k, func(_ int, r *Run) {
+func (st status) made(k history.Key) (words string) {
+	st.runs(k, func(_ int, r *history.Run) {
 		var parts []string
 		for _, w := range []string{"night " + r.Night, r.Version, r.Accelerator, r.Program, "took " + job.Duration(r.Time)} {
 			if w != "" {
@@ -211,10 +214,10 @@ func (st *Status) made(k Key) (words string) {
 }
 
 // trends are the lines of a cell.
-func (st *Status) trends(k Key) (all []trend) {
+func (st status) trends(k history.Key) (all []trend) {
 	var nights, up []int
 	var passes, times, smb []float64
-	st.runs(k, func(i int, r *Run) {
+	st.runs(k, func(i int, r *history.Run) {
 		n := 0
 		for _, t := range r.Results {
 			if t.Status == report.Passed {
@@ -263,11 +266,11 @@ func line(name string, nights []int, values []float64, words func(float64) strin
 }
 
 // marks are the outcomes in a strip.
-var marks = map[Outcome]string{Passed: "·", Failed: "✗", Flaky: "~", Skipped: "-", Absent: " "}
+var marks = map[history.Outcome]string{history.Passed: "·", history.Failed: "✗", history.Flaky: "~", history.Skipped: "-", history.Absent: " "}
 
 // row is a test on the page.
-func (st *Status) row(t *Test, out string) pageRow {
-	row := pageRow{Key: t.Key, Test: t.Test, Outcome: t.outcome(), Remark: st.remark(t)}
+func (st status) row(t *history.Test, out string) pageRow {
+	row := pageRow{Key: t.Key, Test: t.Test, Outcome: t.Outcome(), Remark: st.Remark(t)}
 	for _, o := range t.Outcomes {
 		if n := len(row.Strip) - 1; n >= 0 && row.Strip[n].Class == o {
 			row.Strip[n].Marks += marks[o]
@@ -276,9 +279,9 @@ func (st *Status) row(t *Test, out string) pageRow {
 		}
 	}
 	row.Said = fmt.Sprintf("failed %d of %d times", t.Failures, t.Tries)
-	for _, r := range st.night().Runs {
+	for _, r := range st.Night().Runs {
 		for _, res := range r.Results {
-			if r.Attempt == 1 && res.Time > 0 && r.key(res.Test) == t.Key {
+			if r.Attempt == 1 && res.Time > 0 && r.Key(res.Test) == t.Key {
 				row.Time = fmt.Sprintf("%.2fs", res.Time.Seconds())
 			}
 		}
@@ -319,4 +322,17 @@ func evidence(out, run, folder string) (links []link) {
 	add(filepath.Join(run, "report.md"))
 	add(filepath.Join(run, "log.txt"))
 	return links
+}
+
+// writeFile writes a file that a reader finds whole, as it was or as it is.
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return os.Rename(f.Name(), name)
 }

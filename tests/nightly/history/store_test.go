@@ -1,4 +1,4 @@
-package nightly
+package history
 
 import (
 	"database/sql"
@@ -12,7 +12,7 @@ import (
 
 func openStore(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := OpenStore(t.Context(), dir)
+	s, err := Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestFull(t *testing.T) {
 	}
 	limit(2) // 99 pages of 4 KiB
 	err := s.Add(t.Context(), run("two", 1000))
-	if err == nil || !isFull(err) || !strings.HasSuffix(err.Error(), "free some with: kbuild-run cache prune") {
+	if err == nil || !IsFull(err) || !strings.HasSuffix(err.Error(), "free some with: kbuild-run cache prune") {
 		t.Errorf("got %v, want that the disk is full", err)
 	}
 	limit(7)
@@ -79,7 +79,7 @@ func TestNewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := OpenStore(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 1") {
+	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 1") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,8 @@
-package nightly
+// Package matrix takes the text of a matrix and returns its cells, or what an engine
+// that runs cells wants to be told.
+//
+//	tests/nightly.toml -> cells -> arguments of kbuild-run
+package matrix
 
 import (
 	"bytes"
@@ -14,16 +18,17 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/nightly/history"
 )
 
 // Matrix is what a night runs: tests/nightly.toml.
 type Matrix struct {
 	defaults
-	Disk   size    `toml:"disk"`   // of all results together
-	Update bool    `toml:"update"` // fetch newer point releases of the bases first
-	Origin string  `toml:"origin"` // that kernelci knows the submitter by
-	Suites []suite `toml:"suite"`
-	Known  []Known `toml:"known"`
+	Disk   size            `toml:"disk"`   // of all results together
+	Update bool            `toml:"update"` // fetch newer point releases of the bases first
+	Origin string          `toml:"origin"` // that kernelci knows the submitter by
+	Suites []suite         `toml:"suite"`
+	Known  []history.Known `toml:"known"`
 }
 
 // defaults are what a suite may leave out.
@@ -42,15 +47,6 @@ type suite struct {
 	defaults
 }
 
-// Known is a failure that is known: no regression until its end.
-type Known struct {
-	Test   string    `toml:"test"` // pattern: after: rename-*
-	Base   string    `toml:"base"` // "": every base
-	Suite  string    `toml:"suite"`
-	Reason string    `toml:"reason"`
-	Until  time.Time `toml:"until"`
-}
-
 // Cell is one field of the matrix.
 type Cell struct {
 	Name     string // smoke-notify-v6.12
@@ -60,8 +56,8 @@ type Cell struct {
 	Config   string
 	Deadline time.Duration
 	Guests   int
-	Memory   int // MiB of a guest
-	command  []string
+	Memory   int      // MiB of a guest
+	Command  []string // of kbuild-run
 }
 
 var originName = regexp.MustCompile(`^[a-z0-9_]*$`)
@@ -86,8 +82,8 @@ func (s *size) UnmarshalText(text []byte) error {
 	return fmt.Errorf("size %s: want a number of MiB, GiB or TiB", text)
 }
 
-// ReadMatrix reads a matrix. What is wrong with it is a job.Usage error.
-func ReadMatrix(name, text string) (*Matrix, error) {
+// Read reads a matrix. What is wrong with it is a job.Usage error.
+func Read(name, text string) (*Matrix, error) {
 	var m Matrix
 	meta, err := toml.NewDecoder(bytes.NewReader([]byte(text))).Decode(&m)
 	if err == nil {
@@ -115,13 +111,13 @@ func (m *Matrix) check() error {
 			return fmt.Errorf("suite %s has no base", c.Suite)
 		case c.Name != path.Base(c.Name) || strings.HasPrefix(c.Name, "."):
 			return fmt.Errorf("cell %s: that is no name of a folder", c.Name)
-		case c.Suite == updateSuite:
+		case c.Suite == UpdateSuite:
 			return fmt.Errorf("suite %s: that is what the update of a base is called", c.Suite)
 		case seen[c.Name]:
 			return fmt.Errorf("cell %s is there twice", c.Name)
-		case len(c.command) == 0 || c.command[0] != "run" && c.command[0] != "test":
-			return fmt.Errorf("suite %s: command %q: want run or test first", c.Suite, c.command)
-		case c.command[0] == "run" && c.Series == "":
+		case len(c.Command) == 0 || c.Command[0] != "run" && c.Command[0] != "test":
+			return fmt.Errorf("suite %s: command %q: want run or test first", c.Suite, c.Command)
+		case c.Command[0] == "run" && c.Series == "":
 			return fmt.Errorf("suite %s: run wants a series; the bare base is for test", c.Suite)
 		case c.Deadline <= 0:
 			return fmt.Errorf("suite %s has no deadline", c.Suite)
@@ -155,7 +151,7 @@ func (m *Matrix) Cells() (all []Cell) {
 			for _, series := range or(s.Series, m.Series) {
 				for i, config := range configs {
 					c := Cell{
-						Suite: s.Name, Base: base, Series: series, Config: config, command: s.Command,
+						Suite: s.Name, Base: base, Series: series, Config: config, Command: s.Command,
 						Deadline: cmp.Or(s.Deadline.Duration, m.Deadline.Duration),
 						Guests:   max(1, cmp.Or(s.Guests, m.Guests)), Memory: cmp.Or(s.Memory, m.Memory, 1024),
 					}
@@ -207,8 +203,8 @@ func (m *Matrix) Choose(patterns []string, shard string) ([]Cell, error) {
 	return slices.DeleteFunc(all, func(Cell) bool { at++; return (at-1)%n != i-1 }), nil
 }
 
-// updateSuite is the suite of the cells that Updates returns.
-const updateSuite = "update"
+// UpdateSuite is the suite of the cells that Updates returns.
+const UpdateSuite = "update"
 
 // Updates returns a cell for each base of the cells, that fetches what is newer.
 func (m *Matrix) Updates(cells []Cell) (all []Cell) {
@@ -216,7 +212,7 @@ func (m *Matrix) Updates(cells []Cell) (all []Cell) {
 		return nil
 	}
 	for _, c := range cells {
-		u := Cell{Name: updateSuite + "-" + c.Base, Suite: updateSuite, Base: c.Base, Deadline: updateDeadline, command: []string{"series", "update"}}
+		u := Cell{Name: UpdateSuite + "-" + c.Base, Suite: UpdateSuite, Base: c.Base, Deadline: updateDeadline, Command: []string{"series", "update"}}
 		if !slices.ContainsFunc(all, func(o Cell) bool { return o.Name == u.Name }) {
 			all = append(all, u)
 		}
@@ -230,30 +226,50 @@ const updateDeadline = time.Hour
 // Args returns the arguments of kbuild-run for the cell, which puts its results
 // below out.
 func (c *Cell) Args(out string) []string {
-	if c.Suite == updateSuite {
-		return append(slices.Clone(c.command), "--base", c.Base)
+	if c.Suite == UpdateSuite {
+		return append(slices.Clone(c.Command), "--base", c.Base)
 	}
-	args := append(slices.Clone(c.command), "--base", c.Base, "--series", c.Series)
+	args := append(slices.Clone(c.Command), "--base", c.Base, "--series", c.Series)
 	if c.Config != "" {
 		args = append(args, "--config", c.Config)
 	}
 	return append(args, "--out", out)
 }
 
-// chooses says that the cell runs tests that can be asked for one by one.
-func (c *Cell) chooses() bool {
-	return c.Suite != updateSuite && !slices.Contains(c.command, "--stress") && !slices.Contains(c.command, "--mutations")
+// Chooses says that the cell runs tests that can be asked for one by one.
+func (c *Cell) Chooses() bool {
+	return c.Suite != UpdateSuite && !slices.Contains(c.Command, "--stress") && !slices.Contains(c.Command, "--mutations")
 }
 
-// known returns the entry for a test of a cell, and whether its time is over.
-func (m *Matrix) known(k Key, at time.Time) (known *Known, over bool) {
-	for i := range m.Known {
-		e := &m.Known[i]
-		ok, _ := path.Match(e.Test, k.Test)
-		if ok && (e.Base == "" || e.Base == k.Base) && (e.Suite == "" || e.Suite == k.Suite) {
-			// The day named is the last one.
-			return e, at.After(e.Until.AddDate(0, 0, 1))
+// Only returns the cell with a command that runs these tests alone; the cell itself
+// when one of them is of the guest, or of a client, or a stress.
+func (c *Cell) Only(tests []string) *Cell {
+	var choice []string
+	for _, t := range tests {
+		_, name, ok := strings.Cut(t, ": ")
+		if !ok || strings.ContainsAny(name, ": ") || name == "server" || name == "console" || !c.Chooses() {
+			return c
+		}
+		flag := "--scenario"
+		if strings.HasPrefix(name, "smb2.") { // as smbtorture calls its tests
+			flag = "--torture"
+		}
+		if !slices.Contains(choice, name) { // in both columns
+			choice = append(choice, flag, name)
 		}
 	}
-	return nil, false
+	if choice == nil {
+		return c
+	}
+	one := *c
+	one.Command = nil
+	for i := 0; i < len(c.Command); i++ {
+		if a := c.Command[i]; a == "--scenario" || a == "--torture" {
+			i++
+		} else {
+			one.Command = append(one.Command, a)
+		}
+	}
+	one.Command = append(one.Command, choice...)
+	return &one
 }

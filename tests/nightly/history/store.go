@@ -1,4 +1,8 @@
-package nightly
+// Package history takes the results of each night and tells how every test has
+// fared since: what is new, fixed, flaky, and failing since when.
+//
+//	runs -> SQLite -> status
+package history
 
 import (
 	"context"
@@ -20,13 +24,16 @@ import (
 // Key names a test over the nights. What is below it, the point release and the
 // patches of the series, may change.
 type Key struct {
-	Test        string // "after: rename-server"; "cell": that it could be run at all
+	Test        string // "after: rename-server", or CellTest
 	Suite       string
 	Base        string // v6.12
 	Series      string
 	Config      string // base,ksmbd,kunit
 	Accelerator string
 }
+
+// CellTest is the test that a cell could be run at all.
+const CellTest = "cell"
 
 // Run is one try of a cell.
 type Run struct {
@@ -56,6 +63,16 @@ type Result struct {
 	Time   time.Duration
 	Detail string // lines
 	Folder string // of the evidence, in that of the run
+}
+
+// Failed are the tests that failed.
+func (r *Run) Failed() (names []string) {
+	for _, t := range r.Results {
+		if t.Status == report.Failed {
+			names = append(names, t.Test)
+		}
+	}
+	return names
 }
 
 // Store is the history: one SQLite file.
@@ -104,12 +121,12 @@ PRAGMA user_version = 1;
 `
 )
 
-// storeName is the file of the history in the folder of the nights.
-const storeName = "history.db"
+// File is the file of the history in the folder of the nights.
+const File = "history.db"
 
-// OpenStore opens the history in dir, or begins one.
-func OpenStore(ctx context.Context, dir string) (*Store, error) {
-	name := filepath.Join(dir, storeName)
+// Open opens the history in dir, or begins one.
+func Open(ctx context.Context, dir string) (*Store, error) {
+	name := filepath.Join(dir, File)
 	// A path may hold ? and #. Full synchronisation, the default, makes a
 	// committed run outlive the power.
 	file := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: name}).EscapedPath(),
@@ -153,14 +170,14 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 			err = tx.Commit()
 		}
 	}
-	if isFull(err) {
+	if IsFull(err) {
 		return fmt.Errorf("%w; free some with: kbuild-run cache prune", err)
 	}
 	return err
 }
 
-// isFull says that the disk is full.
-func isFull(err error) bool {
+// IsFull says that the disk is full.
+func IsFull(err error) bool {
 	var e *sqlite.Error
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
@@ -332,13 +349,19 @@ func (s *Store) Merge(ctx context.Context, other *Store) (runs int, err error) {
 	return runs, nil
 }
 
-// key is what the history calls a test of the run.
-func (r *Run) key(test string) Key {
+// Key is what the history calls a test of the run.
+func (r *Run) Key(test string) Key {
 	k := Key{Test: test, Suite: r.Suite, Base: r.Base, Series: r.Series, Config: r.Config, Accelerator: r.Accelerator}
-	if test == cellTest {
+	if test == CellTest {
 		k.Accelerator = "" // a cell that cannot be run has none
 	}
 	return k
+}
+
+// Cell names what a test belongs to.
+func (k Key) Cell() string {
+	k.Test, k.Accelerator = "", ""
+	return strings.TrimSuffix(k.String(), ": ")
 }
 
 func (k Key) String() string {

@@ -1,4 +1,4 @@
-package nightly
+package matrix
 
 import (
 	"encoding/json"
@@ -130,8 +130,11 @@ func (c *Cell) shard(night string) string {
 	return fmt.Sprintf(`kbuild-run nightly --only %s --night "%s" --out shards/%s`, job.Quote(c.Name), night, job.Quote(c.Name))
 }
 
+// Attempts is how often a cell that fails is tried.
+const Attempts = 2
+
 // minutes is the time that the cell gets from an engine: two tries.
-func (c *Cell) minutes() int { return int(c.Deadline.Minutes())*attempts + 5 }
+func (c *Cell) minutes() int { return int(c.Deadline.Minutes())*Attempts + 5 }
 
 // yaml is s as a scalar. A JSON string is one.
 func yaml(s string) string {
