@@ -9,6 +9,10 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"kbuild-run/tests"
+	"kbuild-run/tests/nightly/matrix"
 )
 
 var update = flag.Bool("update", false, "rewrite what the scripts compare with")
@@ -28,6 +32,30 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"code": code},
 	})
+}
+
+// Each cell of the matrix is a command line of this program.
+func TestNightlyCells(t *testing.T) {
+	m, err := matrix.Read("nightly.toml", tests.Nightly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := &cobra.Command{}
+	for _, c := range commands {
+		root.AddCommand(c())
+	}
+	for _, cell := range m.Cells() {
+		c, args, err := root.Find(cell.Args("out"))
+		if err == nil {
+			err = c.ParseFlags(args)
+		}
+		if err == nil && c.Args != nil {
+			err = c.Args(c, c.Flags().Args())
+		}
+		if err != nil {
+			t.Errorf("%s: %v", cell.Name, err)
+		}
+	}
 }
 
 // code runs a program that must end with the code: code N PROGRAM ARGS...

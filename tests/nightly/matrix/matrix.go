@@ -43,7 +43,7 @@ type defaults struct {
 
 type suite struct {
 	Name    string   `toml:"name"`
-	Command []string `toml:"command"` // run or test, with its arguments
+	Command []string `toml:"command"` // of kbuild-run, with its arguments
 	defaults
 }
 
@@ -115,8 +115,8 @@ func (m *Matrix) check() error {
 			return fmt.Errorf("suite %s: that is what the update of a base is called", c.Suite)
 		case seen[c.Name]:
 			return fmt.Errorf("cell %s is there twice", c.Name)
-		case len(c.Command) == 0 || c.Command[0] != "run" && c.Command[0] != "test":
-			return fmt.Errorf("suite %s: command %q: want run or test first", c.Suite, c.Command)
+		case len(c.Command) == 0:
+			return fmt.Errorf("suite %s has no command", c.Suite)
 		case c.Command[0] == "run" && c.Series == "":
 			return fmt.Errorf("suite %s: run wants a series; the bare base is for test", c.Suite)
 		case c.Deadline <= 0:
@@ -230,15 +230,23 @@ func (c *Cell) Args(out string) []string {
 		return append(slices.Clone(c.Command), "--base", c.Base)
 	}
 	args := append(slices.Clone(c.Command), "--base", c.Base, "--series", c.Series)
+	if c.Command[0] == "series" {
+		return args // it says all in its output
+	}
 	if c.Config != "" {
 		args = append(args, "--config", c.Config)
 	}
 	return append(args, "--out", out)
 }
 
+// choosers are the flags beside which scenarios, and tests of smbtorture, can be
+// asked for one by one.
+var choosers = []string{"--scenario", "--torture", "--torture-newest", "--repeat"}
+
 // Chooses says that the cell runs tests that can be asked for one by one.
 func (c *Cell) Chooses() bool {
-	return c.Suite != UpdateSuite && !slices.Contains(c.Command, "--stress") && !slices.Contains(c.Command, "--mutations")
+	other := func(arg string) bool { return strings.HasPrefix(arg, "-") && !slices.Contains(choosers, arg) }
+	return (c.Command[0] == "run" || c.Command[0] == "test") && !slices.ContainsFunc(c.Command, other)
 }
 
 // Only returns the cell with a command that runs these tests alone; the cell itself

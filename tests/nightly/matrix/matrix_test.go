@@ -76,7 +76,8 @@ func TestOnly(t *testing.T) {
 		{"run", "after: client smbclient", "run"},
 		{"run", "cell", "run"},
 		{"run", "", "run"},
-		{"test --stress 30m", "after: stress", "test --stress 30m"},
+		{"test --stress 30m", "after: rename", "test --stress 30m"},
+		{"bench", "after: rename", "bench"},
 	} {
 		var tests []string
 		if test.tests != "" {
