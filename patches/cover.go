@@ -13,13 +13,9 @@ import (
 	"kbuild-run/patches/job"
 )
 
-// cover returns subject and text of the cover letter.
-func (f *format) cover(ctx context.Context, s *job.Step) (subject, body string) {
-	subject, text, _ := strings.Cut(strings.TrimSpace(f.series.Cover()), "\n")
-	if subject = strings.TrimSpace(strings.TrimLeft(subject, "# ")); subject == "" {
-		subject = f.Series
-	}
-	parts := []string{strings.TrimSpace(text)}
+// cover returns the text of the cover letter.
+func (f *format) cover(ctx context.Context) string {
+	parts := []string{f.text}
 	if f.version > 1 {
 		parts = append(parts, f.changesText(ctx))
 	}
@@ -31,7 +27,83 @@ func (f *format) cover(ctx context.Context, s *job.Step) (subject, body string) 
 	if f.Dir == "" {
 		parts = append(parts, fmt.Sprintf("It is for Linux %s (%s),\nwhose files are the git tree\n%s.", f.tree.Version, f.tree.Source, f.baseTree(ctx)))
 	}
-	return subject, strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), "\n\n")
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), "\n\n")
+}
+
+var (
+	byWords  = regexp.MustCompile(`\{([^{}]*)\}`)
+	byNumber = regexp.MustCompile(`(?i)\bpatch(?:es)?\s+\d+`)
+)
+
+// letter returns the subject and the text of 0000-cover.md. It calls a patch by
+// words of its subject, "patch {support SMB2_WATCH_TREE}", which become its
+// number: one that is written down is wrong as soon as a patch comes or goes.
+func (s *Series) letter() (subject, text string, err error) {
+	defer func() {
+		if err != nil {
+			err = job.Usage(fmt.Errorf("read cover letter of series %s for %s: %w", s.Name, s.Base, err))
+		}
+	}()
+	subject, text, _ = strings.Cut(strings.TrimSpace(s.Cover()), "\n")
+	if subject = strings.TrimSpace(strings.TrimLeft(subject, "# ")); subject == "" {
+		subject = s.Name
+	}
+	if by := byNumber.FindString(text); by != "" {
+		return "", "", fmt.Errorf("%q: call a patch by words of its subject: patch {WORDS}", by)
+	}
+	paragraphs := strings.Split(strings.TrimSpace(text), "\n\n")
+	for i, p := range paragraphs {
+		if byWords.MatchString(p) {
+			if p, err = s.number(strings.Join(strings.Fields(p), " ")); err != nil {
+				return "", "", err
+			}
+			paragraphs[i] = wrap(p)
+		}
+	}
+	return subject, strings.Join(paragraphs, "\n\n"), nil
+}
+
+// number puts the number of a patch in the place of {words of its subject}.
+func (s *Series) number(text string) (numbered string, err error) {
+	numbered = byWords.ReplaceAllStringFunc(text, func(words string) string {
+		var found []string
+		for i, m := range s.Mails {
+			if strings.Contains(m.Subject(), words[1:len(words)-1]) {
+				found = append(found, fmt.Sprint(i+1))
+			}
+		}
+		switch len(found) {
+		case 0:
+			err = fmt.Errorf("%s is in the subject of no patch", words)
+		case 1:
+			return found[0]
+		default:
+			err = fmt.Errorf("%s is in the subject of the patches %s", words, strings.Join(found, ", "))
+		}
+		return words
+	})
+	return numbered, err
+}
+
+// wrap breaks a paragraph into lines as long as mails have them.
+func wrap(text string) string {
+	const most = 75
+	var b strings.Builder
+	n := 0
+	for word := range strings.FieldsSeq(text) {
+		switch {
+		case n == 0:
+		case n+1+len(word) > most:
+			b.WriteByte('\n')
+			n = 0
+		default:
+			b.WriteByte(' ')
+			n++
+		}
+		b.WriteString(word)
+		n += len(word)
+	}
+	return b.String()
 }
 
 func (f *format) baseTree(ctx context.Context) string {

@@ -25,12 +25,13 @@ type format struct {
 	prefix  string   // what stands before "PATCH": net-next
 	to, cc  []string // beside what get_maintainer.pl says
 
-	series  *Series
-	tree    *Tree
-	who     sender
-	signed  string // commit: the series by the sender
-	dir     string // folder of the mails
-	changes []string
+	series        *Series
+	subject, text string // of the cover letter
+	tree          *Tree
+	who           sender
+	signed        string // commit: the series by the sender
+	dir           string // folder of the mails
+	changes       []string
 }
 
 func formatCommand() *cobra.Command {
@@ -43,7 +44,8 @@ func formatCommand() *cobra.Command {
 letter, the patches, and all of them as one mailbox, which it applies to see that
 it gives the same tree. It sends nothing; it prints the command that does.
 
-The cover letter is the text of 0000-cover.md; what changed since version N-1
+The cover letter is the text of 0000-cover.md, where {WORDS} of the subject of a
+patch become its number; what changed since version N-1
 (the section "## vN" of changes.md beside it, and the range-diff); the last green
 run of this tree; and the base. Version N-1 is what the tag sent/NAME/BASE/v(N-1)
 holds, or the folder that format wrote.
@@ -103,6 +105,9 @@ func (f *format) run(ctx context.Context) (err error) {
 		return err
 	}
 	if f.series, err = FindSeries(f.Series, f.tree.Base); err != nil {
+		return err
+	}
+	if f.subject, f.text, err = f.series.letter(); err != nil {
 		return err
 	}
 	f.dir = outgoing(f.Series, f.tree.Base, f.version)
@@ -180,9 +185,8 @@ func (f *format) write(ctx context.Context, s *job.Step) (err error) {
 	if err != nil {
 		return err
 	}
-	subject, body := f.cover(ctx, s)
-	text = bytes.Replace(text, []byte("*** SUBJECT HERE ***"), []byte(subject), 1)
-	text = bytes.Replace(text, []byte("*** BLURB HERE ***"), []byte(body), 1)
+	text = bytes.Replace(text, []byte("*** SUBJECT HERE ***"), []byte(f.subject), 1)
+	text = bytes.Replace(text, []byte("*** BLURB HERE ***"), []byte(f.cover(ctx)), 1)
 	if err := os.WriteFile(cover, text, 0o644); err != nil {
 		return err
 	}
