@@ -104,7 +104,8 @@ func Command() *cobra.Command {
 
 With --compare samba,ksmbd it runs them on two servers or more and prints how they
 ended on each, and in which fields the answers of the others differ from those of
-the first. A scenario may fail then if a field of its own differs.
+the first. Where ksmbd or Samba may fail the scenario's head says so; a server by
+its address may if a field of its answers differs.
 
 With --mutations it turns to the scenarios themselves: it puts a known fault into
 the series, loads that server into the guest, runs the scenario of the rule that
@@ -234,6 +235,9 @@ func Test(ctx context.Context, name string, o Options) error {
 	var results []*scenario.Result
 	err = j.Step("scenarios", func(s *job.Step) (err error) {
 		results, err = scenario.RunTimes(ctx, server, scenarios, o.Repeat, func(r *scenario.Result) { s.Progress("%s", r.Scenario.Name) })
+		if err == nil && o.Repeat < 2 {
+			err = scenario.Again(ctx, server, results, func(first *scenario.Result) { again(j, first) })
+		}
 		s.Note("%s", scenario.Count(results))
 		return err
 	})

@@ -41,19 +41,14 @@ func TestScenariosOnSamba(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	err = scenario.Again(ctx, server, results, func(first *scenario.Result) {
+		t.Logf("%s ran again, since at first %v\n%s", first.Scenario.Name, first.Failure, strings.Join(first.Failure.Last, "\n"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, r := range results {
 		t.Run(r.Scenario.Name, func(t *testing.T) {
-			// An event takes its way through two processes of Samba, which
-			// counts its own tests of this among those that flap
-			// (selftest/flapping.d/smb2_notify). Both results are shown.
-			if r.Outcome == scenario.Failed {
-				t.Logf("run again, since at first %v\n%s", r.Failure, strings.Join(r.Failure.Last, "\n"))
-				again, err := scenario.Run(ctx, server, []*scenario.Scenario{r.Scenario}, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				r = again[0]
-			}
 			switch r.Outcome {
 			case scenario.Skipped:
 				t.Skip(r.Reason)

@@ -119,6 +119,6 @@ func AddressServer(address string) (*scenario.Server, error) {
 	if domain, name, ok := strings.Cut(user.User, ";"); ok {
 		user.Domain, user.User = domain, name
 	}
-	return &scenario.Server{Name: u.Host, Kind: "smb", Addr: net.JoinHostPort(u.Hostname(), port), Share: share, User: user,
+	return &scenario.Server{Name: u.Host, Kind: scenario.ByAddress, Addr: net.JoinHostPort(u.Hostname(), port), Share: share, User: user,
 		Lacks: map[string]string{"quiet": "whether a share of it is not to notify, nobody has told us"}}, nil
 }

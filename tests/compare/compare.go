@@ -47,6 +47,12 @@ func (d Difference) same() string {
 	return strings.Join([]string{d.Message, d.Field, d.Servers[1], d.Values[0], d.Values[1]}, "; ")
 }
 
+// said says that both servers said something, in which they differ: not that one of
+// them was silent, or had fewer records.
+func (d Difference) said() bool {
+	return !slices.Contains([]string{"request", "final response", "records", "OutputBufferLength"}, d.Field)
+}
+
 // Diff compares the answers of each server with those of the first.
 func Diff(servers []Server) []Difference {
 	var all []Difference

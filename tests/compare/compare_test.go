@@ -44,7 +44,7 @@ func record(action byte, name byte, padding ...byte) []byte {
 }
 
 func result(o scenario.Outcome, w *wire) *scenario.Result {
-	return &scenario.Result{Scenario: &scenario.Scenario{Name: "s"}, Outcome: o, Messages: [][]client.Entry{w.entries}}
+	return &scenario.Result{Scenario: &scenario.Scenario{Name: "s"}, Server: &scenario.Server{Kind: scenario.ByAddress}, Outcome: o, Messages: [][]client.Entry{w.entries}}
 }
 
 func TestDiff(t *testing.T) {
@@ -127,6 +127,21 @@ func TestDiff(t *testing.T) {
 	}
 	if got := r.Unexplained(); got != nil {
 		t.Errorf("unexplained: got %v, want none", got)
+	}
+	servers[1].Results[0].Server.Kind = "ksmbd"
+	if got := r.Unexplained(); len(got) != 1 {
+		t.Errorf("unexplained of ksmbd: got %v, want the scenario", got)
+	}
+
+	// What never came explains nothing: it may be a lost event.
+	for _, change := range []string{"nothing", "two"} {
+		servers := []Server{{"x", []*scenario.Result{result(scenario.Passed, play(""))}}, {"y", []*scenario.Result{result(scenario.Failed, play(change))}}}
+		if change == "two" {
+			servers[0].Results, servers[1].Results = servers[1].Results, servers[0].Results
+		}
+		if got := New(servers).Unexplained(); len(got) != 1 {
+			t.Errorf("%s: unexplained: got %v, want the scenario", change, got)
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // Server is where scenarios run: a share, and who may log in.
 type Server struct {
 	Name  string // in words: "samba", "Linux 6.12.117 notify"
-	Kind  string // "ksmbd", "samba", "smb"
+	Kind  string // "ksmbd", "samba", ByAddress
 	Addr  string // host:port
 	Share string
 	User  client.Credentials
@@ -55,6 +55,9 @@ type Server struct {
 	// Scale stretches waits on a slow server; 0: 1.
 	Scale float64
 }
+
+// ByAddress is the kind of a server of which nothing more is known than its address.
+const ByAddress = "smb"
 
 // deadline is d on this server.
 func (s *Server) deadline(d time.Duration) time.Duration {
