@@ -18,26 +18,6 @@ import (
 // units are the modules with KUnit tests of ksmbd, by the option that makes them.
 var units = map[string]string{"CONFIG_SMB_SERVER_KUNIT_TEST=m": "ksmbd_notify_test"}
 
-// holds asks the guest what ksmbd has, a line each: a number and a name. A cache
-// is shrunk first, for the objects of a slab that a CPU works with count as used.
-// fsnotify has a connector for each inode and file system with a mark on it, and
-// ksmbd is the only one in the guest that makes marks.
-const holds = `
-for c in ksmbd_file_cache:open_files ksmbd_work_cache:requests fsnotify_mark_connector:marks fsnotify_inode_mark_connector:marks_on_inodes; do
-	d=/sys/kernel/slab/${c%%:*}
-	[ -e $d/objects ] || continue
-	echo 1 > $d/shrink
-	read n rest < $d/objects
-	echo $n ${c#*:}
-done
-n=0
-for f in /proc/[0-9]*/comm; do
-	read c < $f
-	case $c in ksmbd:*) n=$((n + 1)) ;; esac
-done 2>/dev/null
-echo $n connections
-`
-
 // unload ends the server and removes its module, again and again while something
 // holds it.
 const unload = `
@@ -107,7 +87,7 @@ func (i *inside) look(ctx context.Context) {
 	}
 	has := func(option string) bool { return slices.Contains(strings.Split(string(options), "\n"), option) }
 
-	reason, err := i.settle(ctx)
+	_, reason, err := guestHolds(i.vm).Settle(ctx, nil, i.vm.Deadline(2*time.Second))
 	i.note(left, "nothing held when all clients are gone", reason, err)
 	for option, module := range units {
 		if has(option) {
@@ -124,25 +104,6 @@ func (i *inside) look(ctx context.Context) {
 	if has("CONFIG_DEBUG_KMEMLEAK=y") {
 		reason, err := i.run(ctx, leaks)
 		i.note(left, "no leak without the module", reason, err)
-	}
-}
-
-// settle waits until ksmbd holds nothing and returns what it holds in the end.
-func (i *inside) settle(ctx context.Context) (reason string, err error) {
-	for until := time.Now().Add(i.vm.Deadline(2 * time.Second)); ; {
-		out, err := i.run(ctx, holds)
-		if err != nil {
-			return out, err
-		}
-		var held []string
-		for l := range strings.Lines(out) {
-			if l = strings.TrimSpace(l); !strings.HasPrefix(l, "0 ") {
-				held = append(held, l)
-			}
-		}
-		if len(held) == 0 || time.Now().After(until) {
-			return strings.Join(held, "\n"), nil
-		}
 	}
 }
 

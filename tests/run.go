@@ -436,6 +436,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	if k.series == "" {
 		server.Allow = faults[k.tree.Base]
 	}
+	if k.role == report.After {
+		server.Holds = guestHolds(k.vm)
+	}
 	if len(scenarios) > 0 {
 		err = k.scenarios(ctx, o, server, scenarios, dir)
 	}
@@ -486,6 +489,11 @@ func (k *kernel) scenarios(ctx context.Context, o Options, server *scenario.Serv
 			h.suspect(ctx, r)
 		})
 		s.Note("%s", scenario.Count(k.result))
+		if err != nil && all.Err() == nil {
+			if why := k.vm.Responds(ctx); why != nil {
+				h.hang(ctx, why)
+			}
+		}
 		hang, hangErr := h.end(ctx, k.result)
 		if k.hang = hang; hang != nil {
 			return hangErr

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,6 +15,56 @@ import (
 )
 
 var pattern = flag.String("scenario", "", "run only the scenarios that match")
+
+// Of many scenarios that run at a time, the one that leaves something behind fails,
+// and no other. What the server holds here are files in a folder.
+func TestLeftBehind(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts smbd")
+	}
+	ctx := job.With(context.Background(), &job.Job{})
+	server, stop, err := SambaServer(ctx)
+	if errors.Is(err, servers.ErrNoSamba) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	dir := t.TempDir()
+	const tidy = "# One that cleans up.\n# sections: MS-SMB2 3.3.5.9\n# rules: R-2.92\nconnect one\ncreate one file\n"
+	var all []*scenario.Scenario
+	want := map[string]scenario.Outcome{}
+	for n := range 13 {
+		name, text := fmt.Sprintf("tidy-%d", n), tidy
+		want[name] = scenario.Passed
+		if n == 5 || n == 11 {
+			name, text = fmt.Sprintf("leaky-%d", n), tidy+"server mktemp "+dir+"/XXXXXX\n"
+			want[name] = scenario.Failed
+		}
+		s, err := scenario.Parse(name, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	server.Holds = func(ctx context.Context) (scenario.Held, error) {
+		left, err := os.ReadDir(dir)
+		return scenario.Held{"files": len(left)}, err
+	}
+	results, err := scenario.Run(ctx, server, all, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if got := r.Outcome; got != want[r.Scenario.Name] {
+			t.Errorf("%s: got %s (%v), want %s", r.Scenario.Name, got, r.Failure, want[r.Scenario.Name])
+		}
+		if r.Outcome == scenario.Failed && r.Failure.Got != "1 files" {
+			t.Errorf("%s: got %q, want 1 files", r.Scenario.Name, r.Failure.Got)
+		}
+	}
+}
 
 // Every scenario is true of the protocol, so it passes on Samba, or its head says
 // why Samba differs; then it fails.

@@ -86,11 +86,26 @@ func (m *Mismatch) Error() string { return "want " + m.Want + ", got " + m.Got }
 // Run runs the scenarios against the server, several at a time and those that
 // need it alone behind the others, and returns a result for each in their order.
 // done, when set, gets each as it ends. Each scenario has a fresh folder of its
-// own in the share; the error is one of making those.
+// own in the share. One that leaves something behind on the server fails. The error
+// is one of making the folders, or of asking the server what it holds.
 func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*Result)) ([]*Result, error) {
-	tmp, err := os.MkdirTemp("", "kbuild-run-scenarios-")
+	before, _, err := server.settle(ctx, nil)
 	if err != nil {
 		return nil, err
+	}
+	results, now, more, err := play(ctx, server, scenarios, done, before)
+	if err != nil || more == "" {
+		return results, err
+	}
+	return results, blame(ctx, server, results, now, more)
+}
+
+// play is Run without the question who left something. It returns what the server
+// holds in the end, and what of that is beyond before.
+func play(ctx context.Context, server *Server, scenarios []*Scenario, done func(*Result), before Held) (results []*Result, now Held, more string, err error) {
+	tmp, err := os.MkdirTemp("", "kbuild-run-scenarios-")
+	if err != nil {
+		return nil, nil, "", err
 	}
 	defer os.RemoveAll(tmp)
 	folder := fmt.Sprintf("kbuild-run-%d-%x", os.Getpid(), time.Now().UnixNano()&0xffffff)
@@ -101,12 +116,12 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 	for server, its := range on {
 		clean, err := makeFolders(ctx, server, folder, its)
 		if err != nil {
-			return nil, fmt.Errorf("make folders on %s: %w", server.Name, err)
+			return nil, nil, "", fmt.Errorf("make folders on %s: %w", server.Name, err)
 		}
 		defer clean()
 	}
 
-	results := make([]*Result, len(scenarios))
+	results = make([]*Result, len(scenarios))
 	// Waiting for the server is most of a scenario's time.
 	slots := make(chan struct{}, cmp.Or(server.Slots, 8*runtime.NumCPU()))
 	var wg sync.WaitGroup
@@ -139,7 +154,12 @@ func Run(ctx context.Context, server *Server, scenarios []*Scenario, done func(*
 		run(i)
 		<-slots
 	}
-	return results, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return results, nil, "", err
+	}
+	// While the folders are there: what is deleted takes its watches along.
+	now, more, err = server.settle(ctx, before)
+	return results, now, more, err
 }
 
 // RunTimes is Run n times in a row. The result of a scenario is that of its first

@@ -46,6 +46,9 @@ type Server struct {
 	// the watches; nil: it is when the answer comes.
 	Settle func(ctx context.Context) error
 
+	// Holds says what the server holds for its clients; nil: that is not known.
+	Holds Holds
+
 	// Instead are servers to take for scenarios that need something, by need.
 	Instead map[string]*Server
 
