@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,6 +35,13 @@ var environment = []string{
 	"KBUILD_BUILD_VERSION=1", "LC_ALL=C", "MAKEFLAGS=", "MFLAGS=", "MAKELEVEL=",
 }
 
+// Counted is the folder in whose objects gcov counts, if the kernel has it.
+const Counted = "fs/smb/server"
+
+// counting stands on make's command line, where it wins over what a Makefile says
+// for its own folder; Kbuild knows the folder as obj (scripts/Makefile.lib).
+const counting = "GCOV_PROFILE=$(if $(filter " + Counted + " " + Counted + "/%,$(obj)),y,n)"
+
 // folder is a build folder: O= of one base, set of fragments and compiler.
 type folder struct {
 	t         *patches.Tree
@@ -55,7 +63,7 @@ func openFolder(t *patches.Tree, names []string, cc string) (*folder, error) {
 // line, where they win over the environment's.
 func (f *folder) make(args ...string) *job.Cmd {
 	all := append([]string{"--no-print-directory", "-C", f.tree, "O=" + f.dir, "-j" + strconv.Itoa(runtime.NumCPU()),
-		"ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION=", "KCFLAGS="}, args...)
+		"ARCH=x86_64", "CROSS_COMPILE=", "LLVM=", "LOCALVERSION=", "KCFLAGS=", counting}, args...)
 	if f.clang {
 		all = append(all, "CC=clang")
 	}
@@ -98,6 +106,9 @@ func build(ctx context.Context, s *job.Step, k *Kernel, want []line, dir string,
 		meta["release"] = "RELEASE"
 		return 0, nil
 	}
+	if err := f.keepNotes(filepath.Join(dir, "notes")); err != nil {
+		return 0, fmt.Errorf("keep gcov's notes: %w", err)
+	}
 	r, err := os.ReadFile(filepath.Join(f.dir, "include/config/kernel.release"))
 	if err != nil {
 		return 0, err
@@ -110,6 +121,25 @@ func build(ctx context.Context, s *job.Step, k *Kernel, want []line, dir string,
 		}
 	}
 	return objects, nil
+}
+
+// keepNotes copies what gcov has to know of the objects in which it counts, if
+// there are any.
+func (f *folder) keepNotes(dir string) error {
+	objects := os.DirFS(filepath.Join(f.dir, Counted))
+	return fs.WalkDir(objects, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".gcno" {
+			return err
+		}
+		text, err := fs.ReadFile(objects, name)
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755)
+		}
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, name), text, 0o644)
+	})
 }
 
 // enter puts the tree in place and takes the build folder, until release.

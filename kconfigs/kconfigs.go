@@ -33,6 +33,7 @@ type Kernel struct {
 	Vmlinux string
 	Modules string // folder that holds lib/modules/<Release>
 	Config  string // the whole .config
+	Notes   string // gcov's notes, as they lie in Counted; no folder: gcov counts nowhere
 }
 
 // Default are the fragments of a kernel when none are named.
@@ -75,6 +76,7 @@ func Build(ctx context.Context, s *job.Step, t *patches.Tree, o Options) (*Kerne
 	k.Vmlinux = filepath.Join(k.Dir, "vmlinux")
 	k.Modules = filepath.Join(k.Dir, "modules")
 	k.Config = filepath.Join(k.Dir, "config")
+	k.Notes = filepath.Join(k.Dir, "notes")
 	if k.Cached {
 		s.Cached()
 		if meta, err = cache.Meta(k.Dir); err != nil {
