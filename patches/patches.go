@@ -311,7 +311,14 @@ func (t *Tree) am(ctx context.Context, s *job.Step, series *Series, dir string) 
 		}
 		for i, m := range series.Mails {
 			if fmt.Sprintf("%04d", i+1) == at[1] {
-				return job.Failed(fmt.Errorf("apply %s/%s/%s to %s: %s", series.Name, series.Base, m.Name, t.Source, m.misfits(output)))
+				var why []string
+				for _, f := range m.misfits(output) {
+					if by := t.blame(ctx, series, m, f, dir); by != "" {
+						f.words += "; " + by
+					}
+					why = append(why, f.words)
+				}
+				return job.Failed(fmt.Errorf("apply %s/%s/%s to %s: %s", series.Name, series.Base, m.Name, t.Source, strings.Join(why, "; ")))
 			}
 		}
 	}

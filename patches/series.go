@@ -179,46 +179,6 @@ func (s *Series) Files() []string {
 	return sorted(set)
 }
 
-// hunk returns the head of the hunk of file that starts at the old line given.
-func (m Mail) hunk(file, line string) string {
-	in := false
-	for lines := bufio.NewScanner(bytes.NewReader(m.Text)); lines.Scan(); {
-		l := lines.Text()
-		if f := diffLine.FindStringSubmatch(l); f != nil {
-			in = f[1] == file || f[2] == file
-		}
-		if h := hunkLine.FindStringSubmatch(l); h != nil && in && h[1] == line {
-			return l
-		}
-	}
-	return ""
-}
-
-// misfits says which hunks git apply complained about.
-func (m Mail) misfits(output []string) string {
-	var why []string
-	for _, l := range output {
-		l, ok := strings.CutPrefix(l, "error: ")
-		if !ok || strings.HasSuffix(l, ": patch does not apply") {
-			continue
-		}
-		if at, ok := strings.CutPrefix(l, "patch failed: "); ok {
-			i := strings.LastIndex(at, ":")
-			if i < 0 {
-				continue
-			}
-			file, line := at[:i], at[i+1:]
-			if h := m.hunk(file, line); h != "" {
-				l = fmt.Sprintf("%s: the hunk %s does not fit", file, h)
-			} else {
-				l = fmt.Sprintf("%s: the hunk at line %s does not fit", file, line)
-			}
-		}
-		why = append(why, l)
-	}
-	return strings.Join(why, "; ")
-}
-
 func sorted[V any](m map[string]V) []string {
 	var keys []string
 	for k := range m {

@@ -22,13 +22,21 @@ import (
 // updateCommand is `series update`: the base is unpacked once, and stays what it
 // was then until somebody asks for a newer one.
 func updateCommand() *cobra.Command {
-	name := ""
+	name, dir := "", ""
 	c := &cobra.Command{
 		Use:   "update",
 		Short: "fetch a base again when there is a newer point release",
-		Args:  usage(cobra.NoArgs),
+		Long: `Update looks for a newer point release of a base, and fetches it.
+
+With --tree it fetches what the branch checked out in a git tree of yours follows,
+and puts the branch there, also where that was rebased. A branch with commits of
+your own stays as it is, and that is an error.`,
+		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
+			if dir != "" {
+				return job.From(ctx).Step("update "+dir, func(s *job.Step) error { return pull(ctx, s, dir) })
+			}
 			base, err := FindBase(name)
 			if err != nil {
 				return err
@@ -49,7 +57,41 @@ func updateCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&name, "base", "", "kernel `BASE` (default the default one)")
+	c.Flags().StringVar(&dir, "tree", "", "bring the git tree `DIR` up to its upstream instead")
 	return c
+}
+
+// pull puts the branch that is checked out in a git tree of the user's where its
+// upstream is. Branches that gather patches for the next release are rebased, so
+// that this is no fast forward; what the user has committed stays.
+func pull(ctx context.Context, s *job.Step, dir string) error {
+	if _, err := userHead(ctx, dir); err != nil {
+		return err
+	}
+	was, err := look(ctx, userGit(dir, "rev-parse", "--verify", "@{upstream}"))
+	if err != nil {
+		return fmt.Errorf("update %s: what is checked out there follows no branch; let it with: git -C %s branch --set-upstream-to=REMOTE/BRANCH: %w", dir, job.Quote(dir), err)
+	}
+	if _, err := look(ctx, userGit(dir, "merge-base", "--is-ancestor", "HEAD", was)); err != nil {
+		return fmt.Errorf("update %s: its branch has commits that are not upstream; see them with: git -C %s log @{upstream}..", dir, job.Quote(dir))
+	}
+	if err := userGit(dir, "fetch", "--quiet").Run(ctx); err != nil {
+		return err
+	}
+	if err := userGit(dir, "reset", "--quiet", "--keep", "@{upstream}").Run(ctx); err != nil || job.From(ctx).DryRun {
+		return err
+	}
+	is, err := look(ctx, userGit(dir, "rev-parse", "HEAD"))
+	if err != nil {
+		return err
+	}
+	if is == was {
+		s.Note("%.12s is the newest", is)
+		return nil
+	}
+	n, err := look(ctx, userGit(dir, "rev-list", "--count", was+".."+is))
+	s.Note("%.12s, it was %.12s, %s new commits", is, was, n)
+	return err
 }
 
 // update unpacks the base again when its first source that answers has a newer

@@ -140,7 +140,7 @@ func (b *Bisect) Run(ctx context.Context) error {
 			return err
 		}
 	}
-	points, clean, err := b.points(ctx, t)
+	points, clean, err := b.points(ctx, t, c.Kept())
 	if err != nil {
 		return err
 	}
@@ -242,14 +242,14 @@ func (b *Bisect) folder(i int) string { return filepath.Join(b.Out, "bisect", fm
 
 // points are the trees to look among. The first one is the tree without what may
 // be at fault.
-func (b *Bisect) points(ctx context.Context, t *history.Test) (points []point, clean func(), err error) {
+func (b *Bisect) points(ctx context.Context, t *history.Test, base string) (points []point, clean func(), err error) {
 	if b.Tree != "" {
 		return b.commits(ctx)
 	}
 	if t.Series == "" {
 		return nil, nil, job.Usage(errors.New("bisect: there is no series; look among commits with: --tree DIR --good COMMIT"))
 	}
-	series, err := patches.FindSeries(t.Series, t.Base)
+	series, err := patches.FindSeries(t.Series, base)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -341,7 +341,7 @@ func (n *night) read(r *history.Run, said string, err error) error {
 
 // take takes the results out of a report.
 func take(r *history.Run, p *result) {
-	r.Version, r.Accelerator, r.Program = p.Version, p.Accelerator, p.Program
+	r.Version, r.Source, r.Accelerator, r.Program = p.Version, p.Source, p.Accelerator, p.Program
 	folders := map[string]string{}
 	for i, c := range p.Columns {
 		if c.Role == report.After {

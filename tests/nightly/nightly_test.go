@@ -85,8 +85,8 @@ func standIn() {
 		try = 1
 	}
 	r := &report.Report{
-		Program: "kbuild-run 0123456789", Base: args["--base"], Version: os.Getenv("RELEASE"), Series: args["--series"], Accelerator: "tcg",
-		Columns: []report.Column{{Name: "after", Role: report.After, FirstSMB: 2500 * time.Millisecond, Tree: "1111" + os.Getenv("RELEASE"), Console: "after/console.log"}},
+		Program: "kbuild-run 0123456789", Base: args["--base"], Version: os.Getenv("RELEASE"), Source: "git tree " + args["--tree"] + " at " + os.Getenv("AT"), Series: args["--series"], Accelerator: "tcg",
+		Columns: []report.Column{{Name: "after", Role: report.After, FirstSMB: 2500 * time.Millisecond, Tree: "1111" + os.Getenv("RELEASE") + os.Getenv("AT"), Console: "after/console.log"}},
 	}
 	out := filepath.Join(args["--out"], "20261121-000000-notify-"+args["--base"])
 	for line := range strings.Lines(string(text)) {

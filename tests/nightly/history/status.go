@@ -313,7 +313,11 @@ func (st *Status) Changes() (lines []string) {
 				continue
 			}
 			line := fmt.Sprintf("%s: Linux %s, it was %s", r.Base, r.Version, before.Version)
-			if r.Version == before.Version {
+			switch {
+			case r.Version != before.Version:
+			case r.Source != before.Source:
+				line = fmt.Sprintf("%s: %s, it was %s", r.Base, r.Source, before.Source)
+			default:
 				line = strings.TrimSpace(fmt.Sprintf("%s %s", r.Base, r.Series)) + ": other patches than in night " + before.Night
 			}
 			if !slices.Contains(lines, line) {

@@ -43,6 +43,7 @@ type Run struct {
 	Suite       string
 	Base        string
 	Version     string // 6.12.117
+	Source      string // of the base, in words
 	Series      string
 	Config      string
 	Accelerator string
@@ -81,7 +82,7 @@ type Store struct{ db *sql.DB }
 // schema: a night has runs, a run has results. user_version says which schema
 // a file has.
 const (
-	schemaVersion = 1
+	schemaVersion = 2
 	schema        = `
 CREATE TABLE night (
 	name     TEXT PRIMARY KEY,
@@ -96,6 +97,7 @@ CREATE TABLE run (
 	suite       TEXT NOT NULL,
 	base        TEXT NOT NULL,
 	version     TEXT NOT NULL,
+	source      TEXT NOT NULL,
 	series      TEXT NOT NULL,
 	config      TEXT NOT NULL,
 	accelerator TEXT NOT NULL,
@@ -117,7 +119,12 @@ CREATE TABLE result (
 	folder  TEXT NOT NULL,
 	PRIMARY KEY (run, test)
 ) WITHOUT ROWID;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
+`
+	// later is what the schema before lacks.
+	later = `
+ALTER TABLE run ADD COLUMN source TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
 `
 )
 
@@ -147,6 +154,9 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 			return nil
 		case 0:
 			_, err := tx.ExecContext(ctx, schema)
+			return err
+		case schemaVersion - 1:
+			_, err := tx.ExecContext(ctx, later)
 			return err
 		}
 		return fmt.Errorf("its schema is %d, want %d: a newer kbuild-run made it", version, schemaVersion)
@@ -213,10 +223,10 @@ func (s *Store) End(ctx context.Context, night string, at time.Time) error {
 // Add adds a run with its results to the history. One that is there stays.
 func (s *Store) Add(ctx context.Context, r *Run) error {
 	err := s.change(ctx, func(tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, `INSERT INTO run (night, cell, attempt, suite, base, version, series, config,
+		done, err := tx.ExecContext(ctx, `INSERT INTO run (night, cell, attempt, suite, base, version, source, series, config,
 			accelerator, program, tree, started, time_ns, smb_ns, exit, folder)
-			VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
-			r.Night, r.Cell, r.Attempt, r.Suite, r.Base, r.Version, r.Series, r.Config,
+			VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
+			r.Night, r.Cell, r.Attempt, r.Suite, r.Base, r.Version, r.Source, r.Series, r.Config,
 			r.Accelerator, r.Program, r.Tree, r.Started.UnixMilli(), int64(r.Time), int64(r.FirstSMB), r.Exit, r.Folder)
 		if err != nil {
 			return err
@@ -284,11 +294,11 @@ func (s *Store) Nights(ctx context.Context, n int) (nights []*Night, err error) 
 		return nil, err
 	}
 	byID := map[int64]*Run{}
-	err = s.each(ctx, `SELECT id, night, cell, attempt, suite, base, version, series, config, accelerator, program, tree,
+	err = s.each(ctx, `SELECT id, night, cell, attempt, suite, base, version, source, series, config, accelerator, program, tree,
 		run.started, time_ns, smb_ns, exit, folder FROM run JOIN `+last+` AS n ON n.name = night ORDER BY id`, []any{n}, func(scan func(...any) error) error {
 		var r Run
 		var id, started int64
-		err := scan(&id, &r.Night, &r.Cell, &r.Attempt, &r.Suite, &r.Base, &r.Version, &r.Series, &r.Config, &r.Accelerator, &r.Program, &r.Tree,
+		err := scan(&id, &r.Night, &r.Cell, &r.Attempt, &r.Suite, &r.Base, &r.Version, &r.Source, &r.Series, &r.Config, &r.Accelerator, &r.Program, &r.Tree,
 			&started, &r.Time, &r.FirstSMB, &r.Exit, &r.Folder)
 		r.Started = time.UnixMilli(started).UTC()
 		byID[id] = &r

@@ -79,7 +79,7 @@ func TestNewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 1") {
+	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 2") {
 		t.Errorf("got %v", err)
 	}
 }

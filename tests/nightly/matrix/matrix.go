@@ -27,6 +27,7 @@ type Matrix struct {
 	Disk   size            `toml:"disk"`   // of all results together
 	Update bool            `toml:"update"` // fetch newer point releases of the bases first
 	Origin string          `toml:"origin"` // that kernelci knows the submitter by
+	Trees  []Tree          `toml:"tree"`
 	Suites []suite         `toml:"suite"`
 	Known  []history.Known `toml:"known"`
 }
@@ -47,11 +48,19 @@ type suite struct {
 	defaults
 }
 
+// Tree is a git tree as one more base: what is checked out there.
+type Tree struct {
+	Name string `toml:"name"` // that bases call it by
+	Dir  string `toml:"dir"`
+	Base string `toml:"base"` // whose series it takes: v7.3
+}
+
 // Cell is one field of the matrix.
 type Cell struct {
 	Name     string // smoke-notify-v6.12
 	Suite    string
 	Base     string
+	Tree     Tree // that Base is; nothing in it: a base of the program's
 	Series   string
 	Config   string
 	Deadline time.Duration
@@ -124,6 +133,11 @@ func (m *Matrix) check() error {
 		}
 		seen[c.Name] = true
 	}
+	for _, t := range m.Trees {
+		if t.Name == "" || t.Dir == "" || t.Base == "" {
+			return fmt.Errorf("tree %q: want name, dir and base", t.Name)
+		}
+	}
 	for _, k := range m.Known {
 		if _, err := path.Match(k.Test, ""); err != nil {
 			return fmt.Errorf("known %s: %w", k.Test, err)
@@ -151,7 +165,7 @@ func (m *Matrix) Cells() (all []Cell) {
 			for _, series := range or(s.Series, m.Series) {
 				for i, config := range configs {
 					c := Cell{
-						Suite: s.Name, Base: base, Series: series, Config: config, Command: s.Command,
+						Suite: s.Name, Base: base, Tree: m.tree(base), Series: series, Config: config, Command: s.Command,
 						Deadline: cmp.Or(s.Deadline.Duration, m.Deadline.Duration),
 						Guests:   max(1, cmp.Or(s.Guests, m.Guests)), Memory: cmp.Or(s.Memory, m.Memory, 1024),
 					}
@@ -165,6 +179,14 @@ func (m *Matrix) Cells() (all []Cell) {
 		}
 	}
 	return all
+}
+
+// tree is the git tree of that name, or nothing.
+func (m *Matrix) tree(name string) (t Tree) {
+	if i := slices.IndexFunc(m.Trees, func(t Tree) bool { return t.Name == name }); i >= 0 {
+		t = m.Trees[i]
+	}
+	return t
 }
 
 // Choose returns the cells whose suite or name matches one of the patterns (none:
@@ -212,7 +234,7 @@ func (m *Matrix) Updates(cells []Cell) (all []Cell) {
 		return nil
 	}
 	for _, c := range cells {
-		u := Cell{Name: UpdateSuite + "-" + c.Base, Suite: UpdateSuite, Base: c.Base, Deadline: updateDeadline, Command: []string{"series", "update"}}
+		u := Cell{Name: UpdateSuite + "-" + c.Base, Suite: UpdateSuite, Base: c.Base, Tree: c.Tree, Deadline: updateDeadline, Command: []string{"series", "update"}}
 		if !slices.ContainsFunc(all, func(o Cell) bool { return o.Name == u.Name }) {
 			all = append(all, u)
 		}
@@ -226,10 +248,14 @@ const updateDeadline = time.Hour
 // Args returns the arguments of kbuild-run for the cell, which puts its results
 // below out.
 func (c *Cell) Args(out string) []string {
-	if c.Suite == UpdateSuite {
-		return append(slices.Clone(c.Command), "--base", c.Base)
+	args := append(slices.Clone(c.Command), "--base", c.Kept())
+	if c.Tree.Dir != "" {
+		args = append(args, "--tree", c.Tree.Dir)
 	}
-	args := append(slices.Clone(c.Command), "--base", c.Base, "--series", c.Series)
+	if c.Suite == UpdateSuite {
+		return args
+	}
+	args = append(args, "--series", c.Series)
 	if c.Command[0] == "series" {
 		return args // it says all in its output
 	}
@@ -238,6 +264,9 @@ func (c *Cell) Args(out string) []string {
 	}
 	return append(args, "--out", out)
 }
+
+// Kept is the base that the series of the cell is kept for.
+func (c *Cell) Kept() string { return cmp.Or(c.Tree.Base, c.Base) }
 
 // choosers are the flags beside which scenarios, and tests of smbtorture, can be
 // asked for one by one.
