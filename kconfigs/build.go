@@ -128,7 +128,10 @@ func build(ctx context.Context, s *job.Step, k *Kernel, want []line, dir string,
 func (f *folder) keepNotes(dir string) error {
 	objects := os.DirFS(filepath.Join(f.dir, Counted))
 	return fs.WalkDir(objects, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(name) != ".gcno" {
+		switch {
+		case name == "." && errors.Is(err, fs.ErrNotExist): // a tree without it
+			return fs.SkipAll
+		case err != nil || filepath.Ext(name) != ".gcno":
 			return err
 		}
 		text, err := fs.ReadFile(objects, name)
