@@ -8,7 +8,7 @@ VCS = $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
 # Go checks the servers of its modules with these.
 CERTS = $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /var/lib/ca-certificates/ca-bundle.pem) ca-certificates)
 
-.PHONY: help run test setup doctor vet gen kbuild-run ca-certificates
+.PHONY: help run test bench setup doctor vet gen kbuild-run ca-certificates
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,6 +20,9 @@ test: kbuild-run ## set up the host, with Samba where that starts no server, the
 	./kbuild-run setup --with smbclient,python3-samba,smbd,streams_xattr,tshark,smbtorture,sparse,codespell
 	./kbuild-run --series notify
 	go run ./tests/sum ./...
+
+bench: setup ## measure what the series costs: out/*-bench/bench.md
+	./kbuild-run bench
 
 setup: kbuild-run ## install what the host lacks
 	./kbuild-run setup

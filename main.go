@@ -20,6 +20,7 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 	"kbuild-run/tests"
+	"kbuild-run/tests/bench"
 	"kbuild-run/tests/nightly"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/host"
@@ -38,6 +39,7 @@ var commands = []func() *cobra.Command{
 	vmrunner.Command,
 	tests.RunCommand,
 	tests.Command,
+	bench.Command,
 	func() *cobra.Command { return nightly.Command(tests.Nightly) },
 	cache.Command,
 }

@@ -124,8 +124,8 @@ func busybox(ctx context.Context, s *job.Step, src string, list []string) (file,
 // agent builds PID 1 of the guest.
 func agent(ctx context.Context, s *job.Step, src string) (file, key string, err error) {
 	var files []string
-	for _, folder := range []string{"rootfs/agent", "gen/smb2"} {
-		more, err := filepath.Glob(filepath.Join(src, folder, "*.go"))
+	for _, sources := range []string{"rootfs/agent/*.go", "rootfs/agent/*.s", "gen/smb2/*.go"} {
+		more, err := filepath.Glob(filepath.Join(src, sources))
 		if err != nil {
 			return "", "", err
 		}

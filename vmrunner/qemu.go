@@ -51,8 +51,10 @@ type spec struct {
 	memory  int // MiB
 	kernel  string
 	append  []string
-	initrd  string // a path; or nil and initrdFile
-	disk    string // opened with a snapshot: what the guest writes goes with QEMU
+	initrd  string   // a path; or nil and initrdFile
+	disk    string   // opened with a snapshot: what the guest writes goes with QEMU
+	disks   []string // more of them
+	count   bool     // instructions instead of time
 	pcap    string
 	forward map[int]string // guest port -> address here
 	gdb     string         // socket for gdb
@@ -69,6 +71,9 @@ func (s *spec) args() []string {
 	if s.accel == "kvm" {
 		cpu, accel = "host", "kvm"
 	}
+	if s.count {
+		accel = "tcg" // instructions are counted by one thread only
+	}
 	a := []string{qemuBinary, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", accel, "-cpu", cpu,
 		"-smp", fmt.Sprint(s.cpus), "-m", fmt.Sprint(s.memory),
@@ -79,8 +84,13 @@ func (s *spec) args() []string {
 	if s.qmp != "" {
 		a = append(a, "-chardev", "socket,id=qmp,server=on,wait=off,fd="+s.qmp, "-mon", "chardev=qmp,mode=control")
 	}
-	if s.disk != "" {
-		a = append(a, "-drive", "if=virtio,format=raw,snapshot=on,file="+escape(s.disk))
+	if s.count {
+		a = append(a, "-icount", "shift=0")
+	}
+	for _, disk := range append([]string{s.disk}, s.disks...) {
+		if disk != "" {
+			a = append(a, "-drive", "if=virtio,format=raw,snapshot=on,file="+escape(disk))
+		}
 	}
 	if s.gdb != "" {
 		a = append(a, "-chardev", "socket,id=gdb,server=on,wait=off,path="+escape(s.gdb), "-gdb", "chardev:gdb")

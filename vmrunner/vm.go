@@ -61,6 +61,12 @@ type Options struct {
 	Ports  []int           // more guest ports to reach
 	Kernel []string        // more words for the kernel's command line
 	Files  *rootfs.Archive // more files for the guest, over those of the image
+	Disks  []string        // more disks, images in raw form: /dev/vdb and so on
+
+	// Count makes the guest's clock and time-stamp counter count instructions, one
+	// a nanosecond, while its CPU does not idle: exact and the same each time,
+	// where the time of an emulated guest says little. It means TCG and one CPU.
+	Count bool
 }
 
 // VM is a running guest.
@@ -127,6 +133,9 @@ func (e *BootError) Unwrap() error { return e.Reason }
 // kernel itself brought down counts as failed check (job.Failed). A dry run prints
 // QEMU's command and returns no VM.
 func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, error) {
+	if o.Count {
+		o.Accel, o.CPUs = "tcg", 1
+	}
 	accel, err := ChooseAccel(ctx, s, i, o.Accel)
 	if err != nil {
 		return nil, err
@@ -322,7 +331,7 @@ func (vm *VM) spec(o Options, ports map[int]string) *spec {
 	sp := &spec{
 		accel: vm.accel.Name, cpus: o.CPUs, memory: o.Memory,
 		kernel: vm.image.Kernel.BzImage, append: o.Kernel,
-		disk: vm.image.Disk, forward: ports, gdb: vm.gdb,
+		disk: vm.image.Disk, disks: o.Disks, forward: ports, gdb: vm.gdb, count: o.Count,
 	}
 	if o.Share != "" {
 		sp.disk, sp.append = o.Share, append(slices.Clone(sp.append), "kbuild_run.copy")

@@ -5,7 +5,8 @@
 //   - the server: sets up the network, runs /etc/rc, answers ssh and sftp;
 //   - /sbin/modprobe: for people, and for the kernel's request_module();
 //   - /sbin/poweroff;
-//   - setfattr, exch and rename, of which the guest has no other, and churn.
+//   - setfattr, exch and rename, of which the guest has no other, churn, and
+//     fscost for benchmarks.
 //
 // It talks to the host in lines of the kernel log that begin with Mark, so that
 // they stand among the kernel's own lines on the serial console.
@@ -59,6 +60,11 @@ func main() {
 	case filepath.Base(os.Args[0]) == "cifsnotify":
 		if err := cifsNotify(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "cifsnotify:", err)
+			os.Exit(1)
+		}
+	case filepath.Base(os.Args[0]) == "fscost":
+		if err := fsCost(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "fscost:", err)
 			os.Exit(1)
 		}
 	case filepath.Base(os.Args[0]) == "poweroff":

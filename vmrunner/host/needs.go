@@ -73,6 +73,8 @@ var Needs = []Need{
 	{Name: "streams_xattr", Step: "tests", For: "Samba's module for named streams", Optional: true,
 		Files:  []string{"/usr/lib/x86_64-linux-gnu/samba/vfs/streams_xattr.so", "/usr/lib64/samba/vfs/streams_xattr.so"},
 		Debian: "samba-vfs-modules", Fedora: "samba", SUSE: "samba"},
+	{Name: "mkfs.xfs", Step: "tests", For: "an xfs for bench to measure on", Optional: true,
+		Ask: []string{"-V"}, Debian: "xfsprogs", Fedora: "xfsprogs", SUSE: "xfsprogs"},
 	{Name: "tshark", Step: "gen", For: "a second opinion on what decode reads", Optional: true,
 		Ask: []string{"--version"}, Debian: "tshark", Fedora: "wireshark-cli", SUSE: "wireshark"},
 	{Name: "python3", Step: "patches", For: "kernel-doc of Linux 7.x in series check", Optional: true,
