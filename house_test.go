@@ -33,6 +33,8 @@ var leaves = map[string]string{
 	"gen/table":     "the reader of protocol tables",
 	"patches/job":   "steps, child processes, exit codes",
 	"patches/cache": "what earlier runs made",
+
+	"patches/job/script": "the scripts of the commands, as tests",
 }
 
 // arrows are what the package comments of the road begin with after the

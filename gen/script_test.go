@@ -11,25 +11,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
-	"kbuild-run/patches/job"
+	"kbuild-run/patches/job/script"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kbuild-run": program})
-}
-
-// program is kbuild-run with the commands of this package.
-func program() {
-	j := job.New(os.Stdout, os.Stderr)
-	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return job.Usage(err) })
-	root.AddCommand(Command(ours), DecodeCommand())
-	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "")
-	err := root.ExecuteContext(job.With(context.Background(), j))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
-	}
-	os.Exit(job.Code(err))
+	script.Main(m, nil, func() []*cobra.Command { return []*cobra.Command{Command(ours), DecodeCommand()} })
 }
 
 // ours stands for the kernel of a base and a series: the folder small of a script.
@@ -38,10 +24,8 @@ func ours(_ context.Context, base, series string, objects bool) (source, build s
 	return "small", "small", func() { fmt.Println("done") }, nil
 }
 
-// The scripts begin in a checkout that has the tables and nothing else. Beside
-// testscript's commands they have
+// The scripts begin in a checkout that has the tables and nothing else. They also have
 //
-//	exits CODE PROGRAM ARGS...	runs a program that must end with that code
 //	replace OLD NEW FILE		replaces the first OLD in a file
 //
 // and $VECTORS, the captures.
@@ -50,8 +34,7 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	script.Run(t, testscript.Params{
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("VECTORS", vectors)
 			if err := os.Mkdir(filepath.Join(env.WorkDir, "gen"), 0o777); err != nil {
@@ -63,19 +46,6 @@ func TestScripts(t *testing.T) {
 			return os.CopyFS(filepath.Join(env.WorkDir, "gen/tables"), os.DirFS("tables"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) < 2 {
-					ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
-				}
-				err := ts.Exec(args[1], args[2:]...)
-				got := "0"
-				if err != nil {
-					got = strings.TrimPrefix(err.Error(), "exit status ")
-				}
-				if want := args[0]; got != want {
-					ts.Fatalf("exit code %s, want %s", got, want)
-				}
-			},
 			"replace": func(ts *testscript.TestScript, neg bool, args []string) {
 				if neg || len(args) != 3 {
 					ts.Fatalf("usage: replace OLD NEW FILE")

@@ -126,76 +126,60 @@ func (t *Tree) branch(ctx context.Context, s *job.Step, dir, branch string) erro
 }
 
 func newCommand() *cobra.Command {
-	var o Options
-	var dir string
-	c := &cobra.Command{
+	return treeCommand(&cobra.Command{
 		Use:   "new NAME",
 		Short: "start a series, with a git tree to make it in",
 		Long: `New starts the series NAME: it writes a cover text to fill in, and makes a git
 tree of the base with a branch for the patches. Commit there, and write the
 commits into the series with: kbuild-run series refresh NAME`,
-		Args: usage(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			j := job.From(ctx)
-			var t *Tree
-			err := j.Step("tree", func(s *job.Step) (err error) {
-				t, err = Prepare(ctx, s, o)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			if err := begin(ctx, args[0], t.Base); err != nil {
-				return err
-			}
-			t.Series = args[0]
-			if dir == "" {
-				dir = editDir(t.Series, t.Base)
-			}
-			if err := j.Step("edit", func(s *job.Step) error { return t.edit(ctx, s, dir) }); err != nil {
-				return err
-			}
-			fmt.Fprintln(j.Out, dir)
-			return nil
-		},
-	}
-	treeFlags(c, &o)
-	c.Flags().StringVar(&dir, "dir", "", "`FOLDER` of the git tree (default out/edit/NAME-BASE)")
-	return c
+	}, func(ctx context.Context, s *job.Step, o Options, name string) (*Tree, error) {
+		t, err := Prepare(ctx, s, o)
+		if err != nil {
+			return nil, err
+		}
+		t.Series = name
+		return t, begin(ctx, name, t.Base)
+	})
 }
 
 func editCommand() *cobra.Command {
-	var o Options
-	var dir string
-	c := &cobra.Command{
+	return treeCommand(&cobra.Command{
 		Use:   "edit NAME",
 		Short: "make a git tree to edit a series in",
 		Long: `Edit makes a git tree of its own with the series NAME as commits on a branch, and
 prints its folder. Change the commits with plain git (rebase, commit --fixup, am)
 and write them back with: kbuild-run series refresh NAME`,
-		Args: usage(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			j := job.From(ctx)
-			o.Series = args[0]
-			var t *Tree
-			err := j.Step("tree", func(s *job.Step) (err error) {
-				t, err = Prepare(ctx, s, o)
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			if dir == "" {
-				dir = editDir(o.Series, t.Base)
-			}
-			if err := j.Step("edit", func(s *job.Step) error { return t.edit(ctx, s, dir) }); err != nil {
-				return err
-			}
-			fmt.Fprintln(j.Out, dir)
-			return nil
-		},
+	}, func(ctx context.Context, s *job.Step, o Options, name string) (*Tree, error) {
+		o.Series = name
+		return Prepare(ctx, s, o)
+	})
+}
+
+// treeCommand is a command that makes a git tree to work in, of what get returns
+// for the name of a series.
+func treeCommand(c *cobra.Command, get func(context.Context, *job.Step, Options, string) (*Tree, error)) *cobra.Command {
+	var o Options
+	var dir string
+	c.Args = usage(cobra.ExactArgs(1))
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		j := job.From(ctx)
+		var t *Tree
+		err := j.Step("tree", func(s *job.Step) (err error) {
+			t, err = get(ctx, s, o, args[0])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if dir == "" {
+			dir = editDir(t.Series, t.Base)
+		}
+		if err := j.Step("edit", func(s *job.Step) error { return t.edit(ctx, s, dir) }); err != nil {
+			return err
+		}
+		fmt.Fprintln(j.Out, dir)
+		return nil
 	}
 	treeFlags(c, &o)
 	c.Flags().StringVar(&dir, "dir", "", "`FOLDER` of the git tree (default out/edit/NAME-BASE)")

@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,23 +13,11 @@ import (
 	"kbuild-run/kconfigs"
 	"kbuild-run/patches"
 	"kbuild-run/patches/job"
+	"kbuild-run/patches/job/script"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kbuild-run": program})
-}
-
-// program is kbuild-run with the command of this package.
-func program() {
-	j := job.New(os.Stdout, os.Stderr)
-	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
-	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "")
-	root.AddCommand(patches.Command(Command(boot)))
-	err := root.ExecuteContext(job.With(context.Background(), j))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
-	}
-	os.Exit(job.Code(err))
+	script.Main(m, nil, func() []*cobra.Command { return []*cobra.Command{patches.Command(Command(boot))} })
 }
 
 // boot is what a kernel would show: a scenario for each C file, but for one that
@@ -47,51 +34,14 @@ func boot(ctx context.Context, t *patches.Tree, _ string) (passed []string, faul
 }
 
 // The scripts check series on a tree whose Makefile compiles one folder, and
-// whose checkpatch.pl and kernel-doc know one fault each. Beside testscript's
-// commands they have
-//
-//	exits CODE PROGRAM ARGS...	runs a program that must end with that code
-//	commit TREE SUBJECT [BODY]	commits all changes
+// whose checkpatch.pl and kernel-doc know one fault each.
 func TestScripts(t *testing.T) {
 	for _, tool := range []string{"git", "make", "gcc", "flex", "bison", "bc", "perl", "python3"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
 		}
 	}
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Setup: func(env *testscript.Env) error {
-			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/cache")
-			env.Setenv("HOME", env.WorkDir)
-			for _, who := range []string{"AUTHOR", "COMMITTER"} {
-				env.Setenv("GIT_"+who+"_NAME", "A U Thor")
-				env.Setenv("GIT_"+who+"_EMAIL", "author@example.com")
-				env.Setenv("GIT_"+who+"_DATE", "2026-01-02T03:04:05Z")
-			}
-			return nil
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) < 2 {
-					ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
-				}
-				got := "0"
-				if err := ts.Exec(args[1], args[2:]...); err != nil {
-					got = strings.TrimPrefix(err.Error(), "exit status ")
-				}
-				if want := args[0]; got != want {
-					ts.Fatalf("exit code %s, want %s", got, want)
-				}
-			},
-			"commit": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) < 2 || len(args) > 3 {
-					ts.Fatalf("usage: commit TREE SUBJECT [BODY]")
-				}
-				ts.Check(ts.Exec("git", "-C", args[0], "add", "."))
-				ts.Check(ts.Exec("git", "-C", args[0], "commit", "-q", "-m", strings.Join(args[1:], "\n\n")))
-			},
-		},
-	})
+	script.Run(t, testscript.Params{})
 }
 
 // A warning counts as the same when only its line differs, and as one more when

@@ -1,11 +1,9 @@
 package nightly
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,32 +15,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/patches/job/script"
 	"kbuild-run/tests/report"
 )
 
+// The cells of the scripts run the program stand-in.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kbuild-run": kbuildRun, "stand-in": standIn})
-}
-
-// kbuildRun is kbuild-run with the commands of this package. Its cells run the
-// program stand-in.
-func kbuildRun() {
-	program = func() (string, error) { return exec.LookPath("stand-in") }
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	j := job.New(os.Stdout, os.Stderr)
-	root := &cobra.Command{Use: "kbuild-run", SilenceErrors: true, SilenceUsage: true}
-	root.PersistentFlags().BoolVarP(&j.DryRun, "dry-run", "n", false, "")
-	text, err := os.ReadFile("nightly.toml")
-	if err != nil {
-		panic(err)
-	}
-	root.AddCommand(Command(string(text)))
-	err = root.ExecuteContext(job.With(ctx, j))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kbuild-run:", err)
-	}
-	os.Exit(job.Code(err))
+	script.Main(m, map[string]func(){"stand-in": standIn}, func() []*cobra.Command {
+		program = func() (string, error) { return exec.LookPath("stand-in") }
+		text, err := os.ReadFile("nightly.toml")
+		if err != nil {
+			panic(err)
+		}
+		return []*cobra.Command{Command(string(text))}
+	})
 }
 
 // standIn takes the place of the program that a cell runs. The file does/BASE, of
@@ -152,30 +138,9 @@ func patched(name, mbox, status string) string {
 	return status
 }
 
-// The scripts have, beside testscript's commands,
-//
-//	exits CODE PROGRAM ARGS...	runs a program that must end with that code
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/cache")
-			e.Setenv("RELEASE", "6.12.117")
-			return nil
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) < 2 {
-					ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
-				}
-				got := "0"
-				if err := ts.Exec(args[1], args[2:]...); err != nil {
-					got = strings.TrimPrefix(err.Error(), "exit status ")
-				}
-				if got != args[0] {
-					ts.Fatalf("exit code %s, want %s", got, args[0])
-				}
-			},
-		},
-	})
+	script.Run(t, testscript.Params{Setup: func(e *testscript.Env) error {
+		e.Setenv("RELEASE", "6.12.117")
+		return nil
+	}})
 }
