@@ -16,9 +16,9 @@ import (
 	"kbuild-run/patches/job"
 )
 
-// Warning is what a compiler or sparse says about a file.
+// Warning is what a compiler or a checker says about a file.
 type Warning struct {
-	Tool string // gcc, clang, sparse
+	Tool string // gcc, clang, sparse, smatch
 	File string // the object it was made for: fs/smb/server/vfs.o
 	Text string // its lines, with the place first: fs/smb/server/vfs.c:12:3: warning: ...
 }
@@ -32,11 +32,11 @@ func (w Warning) Same(v Warning) bool {
 	return w.Tool == v.Tool && placeOf.ReplaceAllString(a, "$1") == placeOf.ReplaceAllString(b, "$1")
 }
 
-// Lint is what the compiler and sparse say about some folders of a tree.
+// Lint is what a compiler and a checker say about some folders of a tree.
 type Lint struct {
 	Warnings []Warning
 	Failed   string // why it does not compile; "": it does
-	NotRun   string // why sparse or clang did not run although it was wanted
+	NotRun   string // why the checker or clang did not run although it was wanted
 	Cached   bool   `json:"-"`
 }
 
@@ -45,12 +45,12 @@ type LintOptions struct {
 	Fragments []string // nil: kunit, which needs what Build takes
 	Modules   string   // what becomes of the options that are modules there: y, m, n
 	Folders   []string // to compile: fs/smb
-	Sparse    bool     // run sparse too
+	Checker   string   // sparse or smatch, to run too; "": none
 	Clang     bool     // compile with clang instead of gcc
 }
 
-// LintTree compiles some folders of a tree with W=1, and with C=1 where sparse is
-// wanted, and returns every warning of theirs: also of the objects that an
+// LintTree compiles some folders of a tree with W=1, and with C=1 where a checker
+// is wanted, and returns every warning of theirs: also of the objects that an
 // earlier tree compiled and that need no compiling again. Nothing is linked.
 func LintTree(ctx context.Context, s *job.Step, t *patches.Tree, o LintOptions) (*Lint, error) {
 	if o.Fragments == nil {
@@ -68,12 +68,12 @@ func LintTree(ctx context.Context, s *job.Step, t *patches.Tree, o LintOptions) 
 	if err != nil {
 		return nil, err
 	}
-	if o.Sparse {
-		version, err := job.Command("sparse", "--version").Probe(ctx)
+	if o.Checker != "" {
+		version, err := job.Command(o.Checker, "--version").Probe(ctx)
 		if err != nil {
 			return nil, err
 		}
-		tools += ", " + sparse + " " + strings.TrimSpace(string(version))
+		tools += ", " + checkers[o.Checker] + " " + strings.TrimSpace(string(version))
 	}
 	key := cache.Key(append([]string{"lint", recipe, t.Key, text(want), tools}, o.Folders...)...)
 	meta := map[string]string{"what": "warnings of " + t.String() + ", modules as " + o.Modules, "compiler": tools}
@@ -136,15 +136,15 @@ func (l *Lint) make(ctx context.Context, s *job.Step, t *patches.Tree, names []s
 		}
 	}
 	args := []string{"W=1", "--keep-going", "--output-sync=target"}
-	if o.Sparse {
-		args = append(args, "C=1", "CHECK="+sparse)
+	if o.Checker != "" {
+		args = append(args, "C=1", "CHECK="+checkers[o.Checker])
 	}
 	for _, d := range o.Folders {
 		args = append(args, d+"/")
 	}
 	c := f.make(args...)
 	var e complaints
-	r := lintReader{compiler: "gcc", tree: f.tree, dir: f.dir, book: book}
+	r := lintReader{compiler: "gcc", checker: o.Checker, tree: f.tree, dir: f.dir, book: book}
 	if o.Clang {
 		r.compiler = "clang"
 	}
@@ -211,6 +211,7 @@ type notebook map[string][]Warning
 // lintReader finds the warnings in what make prints.
 type lintReader struct {
 	compiler  string
+	checker   string
 	tree, dir string
 	book      notebook
 	tool      string
@@ -221,8 +222,8 @@ type lintReader struct {
 var (
 	compiles = regexp.MustCompile(`^  CC (?:\[M\])? +(\S+\.o)$`)
 	checks   = regexp.MustCompile(`^  CHECK +(\S+)\.c$`)
-	warns    = regexp.MustCompile(`^(\S+?:\d+:\d+): (?:warning|error): `)
-	document = regexp.MustCompile(`^([^\s:]+:\d+: (warning|info): |(Warning|Error): )`) // kernel-doc's: no column
+	warns    = regexp.MustCompile(`^(\S+?:\d+:\d+): (?:warning|error): |^\S+?:\d+ \S+\(\) (?:warn|error): `) // smatch's have no column
+	document = regexp.MustCompile(`^([^\s:]+:\d+: (warning|info): |(Warning|Error): )`)                      // kernel-doc's: no column
 )
 
 // line takes a line of make's. With --output-sync the lines of one target stand
@@ -236,7 +237,7 @@ func (r *lintReader) line(l string) {
 		return
 	}
 	if m := checks.FindStringSubmatch(l); m != nil {
-		r.tool, r.object = "sparse", r.relative(m[1])+".o"
+		r.tool, r.object = r.checker, r.relative(m[1])+".o"
 		return
 	}
 	if progress.MatchString(l) || document.MatchString(l) {
@@ -263,12 +264,15 @@ func (r *lintReader) relative(path string) string {
 	return path
 }
 
-// sparse is the command that checks, with what sparse up to 0.6.4 does not know.
+// checkers are the commands that check. Sparse gets what it does not know up to 0.6.4.
 // To it __typeof_unqual__, which Linux 6.16 took up, is __typeof__ but for what is
 // const: without that scripts/checker-valid.sh refuses it, and C=1 checks nothing.
 // And it does not fold __builtin_strlen(), which MODULE_INFO() of Linux 7.3 asserts
 // on: that is an error, and behind an error sparse warns of nothing more in a file.
-const sparse = "sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(s)=(sizeof(s)-1)'"
+var checkers = map[string]string{
+	"sparse": "sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(s)=(sizeof(s)-1)'",
+	"smatch": "smatch -p=kernel",
+}
 
 func removeAll(ctx context.Context, path string) error {
 	if j := job.From(ctx); j.DryRun {

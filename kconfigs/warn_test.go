@@ -26,7 +26,7 @@ func TestModules(t *testing.T) {
 // Warnings belong to the object that make names above them; what kernel-doc says
 // under W=1 is not the compiler's.
 func TestLintReader(t *testing.T) {
-	r := lintReader{compiler: "gcc", tree: "/t", dir: "/o", book: notebook{"a.o": {{"gcc", "a.o", "a.c:1:1: warning: gone"}}}}
+	r := lintReader{compiler: "gcc", checker: "sparse", tree: "/t", dir: "/o", book: notebook{"a.o": {{"gcc", "a.o", "a.c:1:1: warning: gone"}}}}
 	for l := range strings.Lines(`  CC      fs/smb/a.o
 /t/fs/smb/a.c: In function 'f':
 /t/fs/smb/a.c:3:6: warning: unused variable 'x' [-Wunused-variable]
@@ -51,6 +51,14 @@ a.c:1:1: warning: of nobody
 	}
 	if got := r.book["a.o"]; len(got) != 0 {
 		t.Errorf("compiled again: got %q, want none", got)
+	}
+	r = lintReader{compiler: "gcc", checker: "smatch", tree: "/t", dir: "/o", book: notebook{}}
+	for _, l := range []string{"  CC [M]  fs/smb/a.o", "  CHECK   /t/fs/smb/a.c", "/t/fs/smb/a.c:12 f() warn: variable dereferenced before check 'x' (see line 10)", "  LD [M]  fs/smb/cifs.o"} {
+		r.line(l)
+	}
+	want = []Warning{{"smatch", "fs/smb/a.o", "fs/smb/a.c:12 f() warn: variable dereferenced before check 'x' (see line 10)"}}
+	if got := r.book["fs/smb/a.o"]; !slices.Equal(got, want) {
+		t.Errorf("smatch: got %q, want %q", got, want)
 	}
 }
 

@@ -35,13 +35,13 @@ const (
 )
 
 // Columns are the checks in their order.
-var Columns = []string{"applies", "y", "m", "n", "sparse", "clang", "checkpatch", "kernel-doc", "codespell", "fixes", boots}
+var Columns = []string{"applies", "y", "m", "n", "sparse", "clang", "smatch", "checkpatch", "kernel-doc", "codespell", "fixes", boots}
 
 // boots is the check that runs only when it is asked for.
 const boots = "boots"
 
 // optional are the checks that the matrix shows only where they ran.
-var optional = map[string]bool{"clang": true, boots: true}
+var optional = map[string]bool{"clang": true, "smatch": true, boots: true}
 
 // about says what each check does.
 var about = map[string]string{
@@ -51,6 +51,7 @@ var about = map[string]string{
 	"n":          "the same, modules left out",
 	"sparse":     "no new warning of sparse, in m",
 	"clang":      "the same as m, compiled by clang; shown where clang is installed",
+	"smatch":     "no new warning of smatch, in m; shown where smatch is installed",
 	"checkpatch": "checkpatch.pl --strict",
 	"kernel-doc": "no new warning of kernel-doc in the files it touches",
 	"codespell":  "codespell on its message and on what it adds",
@@ -235,11 +236,14 @@ func (r *runner) build(ctx context.Context) error {
 	}
 	passes := []pass{
 		{"y", kconfigs.LintOptions{Modules: "y"}},
-		{"m", kconfigs.LintOptions{Modules: "m", Sparse: r.have("sparse", "sparse")}},
+		{"m", kconfigs.LintOptions{Modules: "m", Checker: r.checker("sparse")}},
 		{"n", kconfigs.LintOptions{Modules: "n"}},
 	}
 	if r.have("clang", "clang") {
 		passes = append(passes, pass{"clang", kconfigs.LintOptions{Modules: "m", Clang: true}})
+	}
+	if smatch := r.checker("smatch"); smatch != "" {
+		passes = append(passes, pass{smatch, kconfigs.LintOptions{Modules: "m", Checker: smatch}})
 	}
 	var before map[string]*kconfigs.Lint
 	for i, t := range r.steps {
@@ -254,13 +258,13 @@ func (r *runner) build(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			tool := "sparse"
+			tool := p.o.Checker
 			if p.o.Clang {
 				tool = "clang"
 			}
 			if l.NotRun != "" { // no warning then means nothing
 				r.skip(tool, l.NotRun)
-			} else if at := slices.IndexFunc(l.Warnings, unread); at >= 0 && i == 0 {
+			} else if at := slices.IndexFunc(l.Warnings, unread); at >= 0 && i == 0 && tool == "sparse" {
 				r.skip(tool, "behind an error it warns of nothing, and it finds one before any patch: "+l.Warnings[at].Text)
 			}
 			after[p.column] = l
@@ -295,12 +299,15 @@ func (r *runner) compare(row int, p pass, was, is *kconfigs.Lint) {
 	}
 	for _, w := range fresh(was.Warnings, is.Warnings) {
 		column := p.column
-		if w.Tool == "sparse" {
+		switch {
+		case w.Tool == "sparse":
 			column = w.Tool
+		case column == "smatch" && w.Tool != column: // the compiler says it in m
+			continue
 		}
 		cells[column] = Cell{Warn, append(cells[column].Found, w.Text)}
 	}
-	if is.Failed != "" && is.Failed != was.Failed {
+	if is.Failed != "" && is.Failed != was.Failed && p.column != "smatch" {
 		cells[p.column] = Cell{Fail, []string{is.Failed}}
 	}
 	for column, c := range cells {
@@ -363,6 +370,19 @@ func (r *runner) have(column, program string) bool {
 		r.skip(column, program+" is not installed; install it with: kbuild-run setup --with "+program)
 	}
 	return err == nil
+}
+
+// checker is the program of that name, or "" when it is not installed.
+func (r *runner) checker(name string) string {
+	if name == "smatch" { // no distribution has it
+		if _, err := exec.LookPath(name); err != nil {
+			r.skip(name, "smatch is not installed; build it from https://repo.or.cz/smatch.git and have it in PATH")
+			return ""
+		}
+	} else if !r.have(name, name) {
+		return ""
+	}
+	return name
 }
 
 // skip notes why a check cannot run.
