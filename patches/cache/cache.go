@@ -16,6 +16,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -263,12 +265,56 @@ func (e Entry) Remove(ctx context.Context) error {
 	defer stop()
 	unlock, err := Lock(ctx, path)
 	if err != nil {
-		return fmt.Errorf("remove %s: in use by another kbuild-run", e.Dir)
+		return fmt.Errorf("remove %s: %w", e.Dir, errInUse)
 	}
 	defer unlock()
 	// Metadata first: what is left after an interruption is no entry.
 	os.Remove(filepath.Join(e.Dir, metadata))
 	return os.RemoveAll(e.Dir)
+}
+
+// errInUse says that another process works in an entry.
+var errInUse = errors.New("in use by another kbuild-run")
+
+// Prune removes what was last used before old, and of the rest what was not used
+// for longest, until it takes no more than most (0: as much as it takes), each by
+// remove. What is in use stays, and kept is told of it.
+func Prune(ctx context.Context, old time.Time, most uint64, remove func(Entry) error, kept func(Entry)) error {
+	all, err := List()
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(all, func(a, b Entry) int { return a.Used.Compare(b.Used) })
+	var sum uint64
+	for _, e := range all {
+		sum += e.Size
+	}
+	for _, e := range all {
+		if e.Used.After(old) && (most == 0 || sum <= most) {
+			continue
+		}
+		err := remove(e)
+		if errors.Is(err, errInUse) {
+			kept(e)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		sum -= e.Size
+	}
+	return nil
+}
+
+// ParseBytes reads a size: 20GiB.
+func ParseBytes(text string) (uint64, error) {
+	for unit, factor := range map[string]uint64{"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40} {
+		if digits, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 32)
+			return n * factor, err
+		}
+	}
+	return 0, fmt.Errorf("size %s: want a number of MiB, GiB or TiB", text)
 }
 
 // Bytes prints a size for people.

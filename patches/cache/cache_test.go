@@ -191,6 +191,61 @@ func TestList(t *testing.T) {
 	}
 }
 
+// What was not used for longest goes first, and what is in use stays.
+func TestPrune(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	now := time.Now()
+	var used func()
+	for age, key := range []string{"new", "later", "used", "old", "oldest"} {
+		dir, _, err := Once(t.Context(), "kind", key, nil, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o644)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := now.Add(-time.Duration(age) * time.Hour)
+		if err := os.Chtimes(filepath.Join(dir, metadata), at, at); err != nil {
+			t.Fatal(err)
+		}
+		if key == "used" {
+			if used, err = Share(t.Context(), dir); err != nil {
+				t.Fatal(err)
+			}
+			defer used()
+		}
+	}
+	for _, test := range []struct {
+		old  time.Time
+		most uint64
+		left string
+	}{
+		{now.Add(-time.Hour * 7 / 2), 0, "later new old used"},
+		{time.Time{}, 0, "later new old used"},
+		{time.Time{}, 7 << 19, "later new used"},
+		{time.Time{}, 1, "used"},
+	} {
+		remove := func(e Entry) error { return e.Remove(t.Context()) }
+		if err := Prune(t.Context(), test.old, test.most, remove, func(e Entry) {
+			if e.Key != "used" {
+				t.Errorf("%s is in use", e.Key)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		all, err := List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		for _, e := range all {
+			left = append(left, e.Key)
+		}
+		if got := strings.Join(left, " "); got != test.left {
+			t.Errorf("older than %s, most %d: left %s, want %s", test.old, test.most, got, test.left)
+		}
+	}
+}
+
 func TestBytes(t *testing.T) {
 	for _, test := range []struct {
 		n    uint64

@@ -23,35 +23,40 @@ is made again when it is wanted.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return list(job.From(cmd.Context())) },
 	}
 	var days int
+	most := ""
 	prune := &cobra.Command{
 		Use:   "prune",
 		Short: "remove what was not used lately",
-		Args:  cobra.NoArgs,
+		Long: `Prune removes what was not used for some days, and with --most what was not used
+for longest, until the rest takes no more. What another kbuild-run works in stays.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			j := job.From(ctx)
-			all, err := List()
-			if err != nil {
-				return err
-			}
-			old := time.Now().AddDate(0, 0, -days)
-			for _, e := range all {
-				if e.Used.After(old) {
-					continue
+			var size uint64
+			if most != "" {
+				var err error
+				if size, err = ParseBytes(most); err != nil {
+					return job.Usage(err)
 				}
+			}
+			remove := func(e Entry) error {
 				if j.DryRun {
 					fmt.Fprintln(j.Out, "rm -rf", job.Quote(e.Dir))
-					continue
+					return nil
 				}
 				if err := e.Remove(ctx); err != nil {
 					return err
 				}
 				fmt.Fprintf(j.Out, "removed %s %s, %s\n", e.Kind, e.Key, Bytes(e.Size))
+				return nil
 			}
-			return nil
+			kept := func(e Entry) { j.Logf("%s %s is in use, and stays", e.Kind, e.Key) }
+			return Prune(ctx, time.Now().AddDate(0, 0, -days), size, remove, kept)
 		},
 	}
 	prune.Flags().IntVar(&days, "days", 14, "keep what was used in the last `N` days; 0 removes everything")
+	prune.Flags().StringVar(&most, "most", "", "keep no more than `SIZE`, say 40GiB (default as much as there is)")
 	c.AddCommand(prune)
 	return c
 }

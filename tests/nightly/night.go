@@ -459,13 +459,18 @@ func (n *night) prune(ctx context.Context) error {
 	return nil
 }
 
-// pruneCache removes what no night has used lately.
+// pruneCache removes what no night has used lately, and what is more than the
+// matrix allows.
 func (n *night) pruneCache(ctx context.Context) error {
 	exe, err := program()
 	if err != nil {
 		return err
 	}
-	return job.Command(exe, "cache", "prune").Run(ctx)
+	prune := job.Command(exe, "cache", "prune")
+	if n.Matrix.Cache > 0 {
+		prune.Args = append(prune.Args, "--most", fmt.Sprintf("%dMiB", n.Matrix.Cache>>20))
+	}
+	return prune.Run(ctx)
 }
 
 // diskUsage is how large the files of a folder are.

@@ -11,12 +11,12 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
 
+	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/nightly/history"
 )
@@ -25,6 +25,7 @@ import (
 type Matrix struct {
 	defaults
 	Disk   size            `toml:"disk"`   // of all results together
+	Cache  size            `toml:"cache"`  // that the cache may take; 0: what was used lately
 	Update bool            `toml:"update"` // fetch newer point releases of the bases first
 	Origin string          `toml:"origin"` // that kernelci knows the submitter by
 	Trees  []Tree          `toml:"tree"`
@@ -81,14 +82,9 @@ func (d *duration) UnmarshalText(text []byte) (err error) {
 type size uint64
 
 func (s *size) UnmarshalText(text []byte) error {
-	for unit, factor := range map[string]uint64{"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40} {
-		if digits, ok := strings.CutSuffix(string(text), unit); ok {
-			n, err := strconv.ParseUint(digits, 10, 20)
-			*s = size(n * factor)
-			return err
-		}
-	}
-	return fmt.Errorf("size %s: want a number of MiB, GiB or TiB", text)
+	n, err := cache.ParseBytes(string(text))
+	*s = size(n)
+	return err
 }
 
 // Read reads a matrix. What is wrong with it is a job.Usage error.
