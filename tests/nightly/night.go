@@ -86,34 +86,57 @@ func Do(ctx context.Context, o Options) error {
 		}
 		return nil
 	}
+	summary, err := n.run(ctx, began, updates, cells)
+	fmt.Fprint(j.Out, summary)
+	if o.Notify == "" {
+		return err
+	}
+	// Whoever is told in the morning has seen nothing of what went wrong beside it.
+	if err != nil && (summary == "" || len(n.wrong) > 0) {
+		summary += fmt.Sprintf("night %s: %v\n", o.Night, err)
+	}
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), notifyDeadline)
+	defer stop()
+	notify := job.Command("sh", "-c", o.Notify)
+	notify.Stdin = strings.NewReader(summary)
+	return errors.Join(err, notify.Run(ctx))
+}
+
+// notifyDeadline is for a mail server that answers slowly. A night that is ended
+// from outside tells of it too.
+const notifyDeadline = time.Minute
+
+// run runs what is left of the night, and returns the summary.
+func (n *night) run(ctx context.Context, began time.Time, updates, cells []matrix.Cell) (summary string, err error) {
+	o := n.Options
 	unlock, err := lock(ctx, o.Out)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
 	if n.store, err = history.Open(ctx, o.Out); err != nil {
-		return err
+		return "", err
 	}
 	defer n.store.Close()
 	if err := n.prune(ctx); err != nil {
-		return err
+		return "", err
 	}
 	if err := needSpace(o.Out, minSpace); err != nil {
-		return err
+		return "", err
 	}
 	if err := n.store.Begin(ctx, o.Night, began); err != nil {
-		return fmt.Errorf("begin night %s: %w", o.Night, err)
+		return "", fmt.Errorf("begin night %s: %w", o.Night, err)
 	}
 	// A night that was interrupted goes on when it is begun again by name.
 	done, err := n.store.Cells(ctx, o.Night)
 	if err != nil {
-		return err
+		return "", err
 	}
 	cells = slices.DeleteFunc(cells, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
 	updates = slices.DeleteFunc(updates, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
 	for _, part := range [][]matrix.Cell{updates, cells} {
 		if err := n.cells(ctx, part); err != nil {
-			return err
+			return "", err
 		}
 	}
 	// What could not be stored is missing in this night, and is said at its end.
@@ -122,17 +145,10 @@ func Do(ctx context.Context, o Options) error {
 	n.fault(n.pruneCache(ctx))
 	status, err := history.Compare(ctx, n.store, o.Matrix.Known, o.Night)
 	if err != nil {
-		return errors.Join(append(n.wrong, err)...)
+		return "", errors.Join(append(n.wrong, err)...)
 	}
 	n.fault(page.Publish(ctx, n.store, o.Matrix.Known, o.Matrix.Origin, o.Out))
-	summary := status.Text()
-	fmt.Fprint(j.Out, summary)
-	if o.Notify != "" {
-		notify := job.Command("sh", "-c", o.Notify)
-		notify.Stdin = strings.NewReader(summary)
-		n.fault(notify.Run(ctx))
-	}
-	return errors.Join(append([]error{status.Err()}, n.wrong...)...)
+	return status.Text(), errors.Join(append([]error{status.Err()}, n.wrong...)...)
 }
 
 // lock keeps a second night out of a folder.

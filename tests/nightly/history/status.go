@@ -263,7 +263,7 @@ func (st *Status) Text() string {
 	for _, r := range n.Runs {
 		cells[r.Cell] = true
 	}
-	fmt.Fprintf(&b, "night %s, %s: %d passed, %d failed, %d flaky, %d skipped in %s\n", n.Name, n.Started.Format(time.DateTime),
+	fmt.Fprintf(&b, "night %s, %s UTC: %d passed, %d failed, %d flaky, %d skipped in %s\n", n.Name, n.Started.Format(time.DateTime),
 		count[Passed], count[Failed], count[Flaky], count[Skipped], report.Plural(len(cells), "cell", "cells"))
 	if !n.Finished {
 		b.WriteString("it was interrupted\n")
