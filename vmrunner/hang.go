@@ -85,7 +85,7 @@ const (
 //   - registers.txt: the registers of each CPU
 //   - cpus.txt, blocked.txt, tasks.txt: the stacks of all CPUs (an NMI shows them),
 //     of blocked and of all tasks; SysRq l, w and t over the serial line
-//   - screen.png: the screen, if there is one
+//   - screen.png: the screen, which has the last lines of the console
 //   - memory.elf: the memory, with Options.Core
 //
 // Where a part cannot be had, its file says why. A kernel that loops with all

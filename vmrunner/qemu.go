@@ -30,7 +30,9 @@ const qemuBinary = "qemu-system-x86_64"
 // panic end QEMU at once; reboot=t is the way to restart that needs no firmware;
 // devkmsg=on keeps the agent's lines from being limited; no_timer_check: on a busy
 // host an emulated timer may be late, and the kernel panics that it does not work.
-var cmdline = []string{"console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "printk.devkmsg=on", "no_timer_check"}
+// The screen has the same lines, for a picture of a guest whose serial line is dead;
+// the last console is the one that programs get.
+var cmdline = []string{"console=tty0", "console=ttyS0", "oops=panic", "panic=-1", "reboot=t", "printk.devkmsg=on", "no_timer_check"}
 
 // machine is a running QEMU.
 type machine struct {
@@ -80,7 +82,7 @@ func (s *spec) args() []string {
 		"-kernel", s.kernel, "-initrd", s.initrd,
 		"-append", strings.Join(append(append([]string{}, cmdline...), s.append...), " "),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-device", "virtio-rng-pci"}
+		"-device", "virtio-rng-pci", "-device", "VGA,vgamem_mb=1"}
 	if s.qmp != "" {
 		a = append(a, "-chardev", "socket,id=qmp,server=on,wait=off,fd="+s.qmp, "-mon", "chardev=qmp,mode=control")
 	}

@@ -573,6 +573,7 @@ func TestHang(t *testing.T) {
 		"blocked.txt":   "state:D",
 		"tasks.txt":     "task:ksmbd",
 		"memory.elf":    "\x7fELF",
+		"screen.png":    "\x89PNG",
 	} {
 		if b, err := os.ReadFile(filepath.Join(dir, "hang", file)); err != nil || !strings.Contains(string(b), want) {
 			t.Errorf("%s: want %q in it; %v", file, want, err)
