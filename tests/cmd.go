@@ -88,7 +88,7 @@ func (o *Options) RunE(c *cobra.Command, args []string) error {
 func Command() *cobra.Command {
 	var o Options
 	var server string
-	var rules, mutations bool
+	var rules, mutations, faults bool
 	var servers []string
 	c := &cobra.Command{
 		Use:   "test [PATTERN ...]",
@@ -112,6 +112,11 @@ the series, loads that server into the guest, runs the scenario of the rule that
 is broken, and so on for each fault of tests/mutations.tbl. Patterns are names of
 scenarios or rules. A fault that its scenario does not catch is a failure.
 
+With --faults it turns to what watches the kernel: it plants a fault in ksmbd that
+is none of the protocol, each of tests/faults/faults.toml or those that match a
+pattern, and looks whether the run fails for it, with the title of the kernel's
+report, the scenario and the line of the source.
+
 A scenario is a text of commands, one a line. Its head says in comment lines what
 it shows ("# sections:", "# rules:", "# needs:", "# samba:"). The commands:
 
@@ -133,6 +138,8 @@ Personas:
 			switch {
 			case mutations:
 				return Mutate(c.Context(), o)
+			case faults:
+				return Plant(c.Context(), o)
 			case servers != nil:
 				return Compare(c.Context(), servers, o)
 			}
@@ -150,6 +157,7 @@ Personas:
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them, and how these ended when they last ran")
 	c.Flags().StringSliceVar(&servers, "compare", nil, "run the scenarios on each of the `SERVERS` (samba,ksmbd) and tell in which fields their answers differ")
 	c.Flags().BoolVar(&mutations, "mutations", false, "put known faults into the series, one at a time, and see that the scenario of each catches it")
+	c.Flags().BoolVar(&faults, "faults", false, "plant faults in the kernel, one at a time, and see that each is found and named")
 	return c
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"kbuild-run/tests/ktap"
 	"kbuild-run/tests/report"
 	"kbuild-run/vmrunner"
+	"kbuild-run/vmrunner/splat"
 )
 
 // units are the modules with KUnit tests of ksmbd, by the option that makes them.
@@ -40,7 +43,8 @@ cd /sys/kernel/debug
 echo scan > kmemleak
 sleep 6
 echo scan > kmemleak
-cat kmemleak
+cat kmemleak /proc/uptime
+echo clear > kmemleak
 `
 
 // inside asks a guest that its clients have left what its kernel says about
@@ -49,6 +53,8 @@ type inside struct {
 	vm     *vmrunner.VM
 	config string // the kernel's .config
 	found  []report.Inside
+
+	reports []splat.Report // of kmemleak
 }
 
 // note takes down one answer. An error of ours is a failure too: what could not
@@ -96,15 +102,71 @@ func (i *inside) look(ctx context.Context) {
 	}
 	if has("CONFIG_DEBUG_KMEMLEAK=y") {
 		// Now, with the names of ksmbd's functions, and when its variables are gone too.
-		reason, err := i.run(ctx, leaks)
-		i.note(left, "no leak", reason, err)
+		i.leaks(ctx, "no leak", options)
 	}
 	reason, err = i.run(ctx, unload)
 	i.note(left, "the module can be removed", reason, err)
 	if has("CONFIG_DEBUG_KMEMLEAK=y") {
-		reason, err := i.run(ctx, leaks)
-		i.note(left, "no leak without the module", reason, err)
+		i.leaks(ctx, "no leak without the module", options)
 	}
+}
+
+// leaks has kmemleak look for what is lost, and takes each object as a report of the
+// kernel: it was printed into a file instead of the log.
+func (i *inside) leaks(ctx context.Context, name string, options []byte) {
+	out, err := i.run(ctx, leaks)
+	var titles []string
+	if err == nil {
+		var found []splat.Report
+		found, err = leaked(out, options, time.Now(), i.vm.During)
+		for _, r := range found {
+			titles = append(titles, r.Head())
+		}
+		i.reports = append(i.reports, found...)
+	}
+	i.note("left behind", name, strings.Join(titles, "\n"), err)
+}
+
+var (
+	jiffiesRE = regexp.MustCompile(`\bjiffies (\d+)`)
+	hzRE      = regexp.MustCompile(`(?m)^CONFIG_HZ=(\d+)$`)
+)
+
+// allocated is how far from the time that kmemleak tells a scenario may have run that
+// is to blame: it counts in ticks from a moment early in the boot.
+const allocated = time.Second
+
+// leaked reads what kmemleak found at a time, with the guest's uptime behind it. When
+// an object was allocated is told in jiffies, which start five minutes before their
+// lower half overflows (INITIAL_JIFFIES).
+func leaked(out string, options []byte, now time.Time, during func(from, to time.Time) []string) ([]splat.Report, error) {
+	out = strings.TrimRight(out, "\n")
+	cut := strings.LastIndexByte(out, '\n') + 1
+	found, uptime := out[:cut], out[cut:]
+	var up float64
+	if _, err := fmt.Sscan(uptime, &up); err != nil {
+		return nil, fmt.Errorf("read kmemleak: %q: want the uptime behind it", uptime)
+	}
+	hz := 0
+	if m := hzRE.FindSubmatch(options); m != nil {
+		hz, _ = strconv.Atoi(string(m[1]))
+	}
+	reports, err := splat.Scan(strings.NewReader(found))
+	if err == nil && len(reports) == 0 && found != "" {
+		err = fmt.Errorf("read kmemleak: want objects, got %q", found)
+	}
+	for n := range reports {
+		r := &reports[n]
+		m := jiffiesRE.FindStringSubmatch(r.Text)
+		if m == nil || hz == 0 {
+			continue
+		}
+		jiffies, _ := strconv.ParseInt(m[1], 10, 64)
+		age := up - float64(jiffies-(1<<32-int64(300*hz)))/float64(hz)
+		at := now.Add(-time.Duration(age * float64(time.Second)))
+		r.During = during(at.Add(-allocated), at.Add(allocated))
+	}
+	return splat.Merge(reports), err
 }
 
 // kunit runs the tests of a module.
@@ -136,7 +198,7 @@ func (k *kernel) inside(ctx context.Context) {
 	i := &inside{vm: k.vm, config: k.built.Config}
 	job.From(ctx).Step(k.step("inside"), func(s *job.Step) error {
 		i.look(ctx)
-		k.column.Inside = i.found
+		k.column.Inside, k.leaks = i.found, i.reports
 		count := map[report.Status]int{}
 		for _, f := range i.found {
 			count[f.Status]++

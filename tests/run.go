@@ -123,6 +123,7 @@ type kernel struct {
 	column  report.Column
 	vm      *vmrunner.VM
 	hang    *splat.Report // it hung
+	leaks   []splat.Report
 	result  []*scenario.Result
 	torture []torture.Result
 	clients []clients.Result
@@ -134,23 +135,38 @@ type kernel struct {
 // o.Out. The error is the verdict, or why there is none.
 func Main(ctx context.Context, o Options) error {
 	j := job.From(ctx)
+	r, out, err := mainReport(ctx, o)
+	if err != nil || r == nil {
+		return err
+	}
+	if err := r.Markdown(j.Out); err != nil {
+		return err
+	}
+	j.Logf("the report is in %s", out)
+	return r.Err()
+}
+
+// mainReport does the main job and returns the report, which it has written to the
+// folder out. A dry run gives none.
+func mainReport(ctx context.Context, o Options) (r *report.Report, out string, err error) {
+	j := job.From(ctx)
 	began := time.Now()
 	if err := o.readMailbox(ctx); err != nil {
-		return err
+		return nil, "", err
 	}
 	scenarios, err := o.scenarios()
 	if err != nil {
-		return job.Usage(err)
+		return nil, "", job.Usage(err)
 	}
 	base, err := patches.FindBase(o.Base)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	kernels := []*kernel{{role: report.After, series: o.Series}}
 	// With a tree of the user's alone, Prepare finds out which base it fits.
 	if o.Series != "" && o.given == nil && (o.Dir == "" || o.Base != "") {
 		if _, err := patches.FindSeries(o.Series, base.Name); err != nil {
-			return err
+			return nil, "", err
 		}
 	}
 	if o.Series != "" && !o.Alone {
@@ -159,23 +175,23 @@ func Main(ctx context.Context, o Options) error {
 	o.plan(j, base.Name, len(scenarios))
 
 	if err := j.Step("host", func(s *job.Step) error { return checkHost(ctx) }); err != nil {
-		return err
+		return nil, "", err
 	}
 	if err := o.Torture.prepare(ctx, o.torture()); err != nil {
-		return err
+		return nil, "", err
 	}
 	for _, k := range kernels {
 		if err := k.build(ctx, o); err != nil {
-			return err
+			return nil, "", err
 		}
 	}
 	if j.DryRun {
-		return nil // a guest that is not booted has nothing to show
+		return nil, "", nil // a guest that is not booted has nothing to show
 	}
 	last := kernels[len(kernels)-1]
-	out, err := o.folder(began, last.tree.Base)
+	out, err = o.folder(began, last.tree.Base)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(kernels))
@@ -187,12 +203,12 @@ func Main(ctx context.Context, o Options) error {
 		if ctx.Err() != nil {
 			// Half a result is none.
 			os.RemoveAll(out)
-			return context.Cause(ctx)
+			return nil, "", context.Cause(ctx)
 		}
-		return err
+		return nil, "", err
 	}
 
-	r := &report.Report{
+	r = &report.Report{
 		Program: report.Program(), Started: began, Command: o.command(),
 		Base: last.tree.Base, Version: last.tree.Version, Source: last.tree.Source, Series: o.Series, Patches: last.patches,
 		Fragments: last.built.Fragments, Compiler: last.built.Compiler, QEMU: qemuVersion(ctx),
@@ -209,7 +225,7 @@ func Main(ctx context.Context, o Options) error {
 			result := report.Result{}
 			if i < len(k.result) && k.result[i] != nil {
 				if result, err = cell(k.result[i], row.NeedsSeries && k.role == report.Before, out, string(k.role)); err != nil {
-					return err
+					return nil, "", err
 				}
 			}
 			row.Results = append(row.Results, result)
@@ -218,7 +234,7 @@ func Main(ctx context.Context, o Options) error {
 	}
 	rows, err := o.Torture.rows(kernels, out)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	r.Scenarios = append(r.Scenarios, rows...)
 	r.Scenarios = append(r.Scenarios, clientRows(kernels)...)
@@ -230,13 +246,9 @@ func Main(ctx context.Context, o Options) error {
 	}
 	r.Steps, r.Time = j.Steps(), time.Since(began)
 	if err := r.Files(out); err != nil {
-		return err
+		return nil, "", err
 	}
-	if err := r.Markdown(j.Out); err != nil {
-		return err
-	}
-	j.Logf("the report is in %s", out)
-	return r.Err()
+	return r, out, nil
 }
 
 // plan prints what is to be done.
@@ -513,6 +525,7 @@ func (k *kernel) stop(ctx context.Context) error {
 	if k.hang != nil {
 		k.column.Reports = append(k.column.Reports, *k.hang)
 	}
+	k.column.Reports = append(k.column.Reports, k.leaks...)
 	if err == nil {
 		err = k.vm.Decode(context.WithoutCancel(ctx), k.column.Reports)
 	}

@@ -171,6 +171,45 @@ func (c *console) printed(from, to time.Time) iter.Seq2[time.Time, string] {
 	}
 }
 
+// during returns what ran at any time between two.
+func (c *console) during(from, to time.Time) (all []string) {
+	begin, end := splat.Begin(""), splat.End("")
+	running := map[string]int{}
+	note := func(what string) {
+		if !slices.Contains(all, what) {
+			all = append(all, what)
+		}
+	}
+	begun := false
+	for at, text := range c.printed(time.Time{}, to) {
+		if !begun && !at.Before(from) {
+			begun = true
+			for what, n := range running {
+				if n > 0 {
+					note(what)
+				}
+			}
+		}
+		if what, ok := strings.CutPrefix(text, begin); ok {
+			running[what]++
+			if begun {
+				note(what)
+			}
+		} else if what, ok := strings.CutPrefix(text, end); ok {
+			running[what]--
+		}
+	}
+	if !begun {
+		for what, n := range running {
+			if n > 0 {
+				note(what)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 // scan looks through everything printed so far, but for what the allow list
 // names. A log that could not be written or read, and a list that is out of date,
 // are errors, never a clean log.

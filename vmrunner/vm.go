@@ -512,6 +512,9 @@ func decode(ctx context.Context, k *kconfigs.Kernel, reports []splat.Report) err
 // of the kernel say what they came during.
 func (vm *VM) Begin(what string) (end func()) { return vm.console.begin(what) }
 
+// During returns what ran at any time between two.
+func (vm *VM) During(from, to time.Time) []string { return vm.console.during(from, to) }
+
 // Monitor returns QEMU's monitor.
 func (vm *VM) Monitor() *Monitor { return vm.monitor }
 
