@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"kbuild-run/patches/cache"
@@ -123,6 +124,41 @@ func (t *Tree) Steps(ctx context.Context) ([]*Tree, error) {
 // returns what it prints.
 func (t *Tree) Look(ctx context.Context, args ...string) ([]byte, error) {
 	return git(t.Repository(), args...).Probe(ctx)
+}
+
+// Added returns the lines that the series adds below a folder, by file.
+func (t *Tree) Added(ctx context.Context, folder string) (map[string][]int, error) {
+	out, err := t.Look(ctx, "diff", "--no-ext-diff", "--no-color", "--no-renames", "--unified=0", t.base, t.Commit, "--", folder)
+	if err != nil {
+		return nil, err
+	}
+	return added(string(out)), nil
+}
+
+var hunk = regexp.MustCompile(`^@@ -\S+ \+(\d+)(?:,(\d+))? @@`)
+
+// added reads a diff without context.
+func added(diff string) map[string][]int {
+	all := map[string][]int{}
+	file := ""
+	for l := range strings.Lines(diff) {
+		if name, ok := strings.CutPrefix(l, "+++ b/"); ok {
+			file = strings.TrimSpace(name)
+		}
+		m := hunk.FindStringSubmatch(l)
+		if m == nil {
+			continue
+		}
+		first, _ := strconv.Atoi(m[1])
+		n := 1
+		if m[2] != "" {
+			n, _ = strconv.Atoi(m[2])
+		}
+		for i := range n {
+			all[file] = append(all[file], first+i)
+		}
+	}
+	return all
 }
 
 // Same says whether some paths (git's pathspecs) are in the tree as they are in

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -405,5 +406,34 @@ func TestCheckoutExclusive(t *testing.T) {
 	done()
 	if err := all[0].Remove(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// The lines that a diff adds are those of the new file; one that only removes adds none.
+func TestAdded(t *testing.T) {
+	got := added(`diff --git a/fs/a.c b/fs/a.c
+--- a/fs/a.c
++++ b/fs/a.c
+@@ -3 +3,2 @@ int f(void)
+-old
++new
++newer
+@@ -10,2 +11,0 @@
+-gone
+-gone
+@@ -20,0 +20 @@
++one
+diff --git a/fs/b.c b/fs/b.c
+new file mode 100644
+--- /dev/null
++++ b/fs/b.c
+@@ -0,0 +1,3 @@
++1
++2
++3
+`)
+	want := map[string][]int{"fs/a.c": {3, 4, 20}, "fs/b.c": {1, 2, 3}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

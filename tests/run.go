@@ -474,8 +474,12 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	case err != nil:
 		return errors.Join(err, k.stop(ctx))
 	}
+	var uncounted error
 	if k.role == report.After && !o.Keep && ctx.Err() == nil && k.vm.Err() == nil {
 		k.inside(ctx)
+		if k.counted() && k.vm.Err() == nil {
+			uncounted = k.coverage(ctx, dir)
+		}
 	}
 	if o.Keep && ctx.Err() == nil && k.vm.Err() == nil {
 		u := rootfs.Users[0]
@@ -485,7 +489,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		case <-k.vm.Done():
 		}
 	}
-	return k.stop(ctx)
+	return errors.Join(uncounted, k.stop(ctx))
 }
 
 // scenarios runs the scenarios, until the guest hangs.

@@ -130,6 +130,12 @@ func (r *Report) kernels(b *bytes.Buffer) {
 	row("scenarios", func(c *Column) string {
 		return fmt.Sprintf("%d passed, %d failed, %d skipped", r.count(c.Name, Passed), r.count(c.Name, Failed), r.count(c.Name, Skipped))
 	})
+	row("coverage", func(c *Column) string {
+		if c.Coverage == nil {
+			return ""
+		}
+		return c.Coverage.String()
+	})
 	var groups []string
 	for i := range r.Columns {
 		names, _ := r.Columns[i].inside()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kbuild-run/patches/job"
+	"kbuild-run/tests/coverage"
 	"kbuild-run/vmrunner/splat"
 )
 
@@ -65,6 +66,24 @@ type Column struct {
 	Failure string         `json:"failure,omitempty"` // why scenarios could not run
 	Inside  []Inside       `json:"inside,omitempty"`
 	Reports []splat.Report `json:"reports,omitempty"` // the kernel's complaints on the console
+
+	Coverage *Coverage `json:"coverage,omitempty"` // nil: gcov does not count
+}
+
+// Coverage is which lines of the server ran.
+type Coverage struct {
+	Folder string          `json:"folder"` // of the pages, in the report's folder
+	All    coverage.Figure `json:"all"`
+	Own    coverage.Figure `json:"own"` // lines that the series adds
+}
+
+// String is c in words.
+func (c *Coverage) String() string {
+	text := c.All.String() + " ran"
+	if c.Own.Lines > 0 {
+		text += "; of the series' own " + c.Own.String()
+	}
+	return text + ": " + c.Folder + "/index.html"
 }
 
 // Inside is one thing that the guest itself was asked after the scenarios.
