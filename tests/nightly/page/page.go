@@ -53,7 +53,7 @@ type page struct {
 	Title, Began, Before string
 	Interrupted          bool
 	Count                struct{ Passed, Failed, Flaky, Skipped int }
-	Nights               int
+	Nights               string
 	Changes              []string
 	Groups               []pageGroup
 	Bases                []string
@@ -115,7 +115,7 @@ type trend struct{ Name, Words, Points string }
 // results below out, beside it.
 func (st status) page(w io.Writer, out string) error {
 	n, count := st.Night(), st.Count(len(st.Nights)-1)
-	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: len(st.Nights), Changes: st.Changes()}
+	p := page{Title: "Night " + n.Name, Began: n.Started.Format("Monday, 2006-01-02 15:04 MST"), Interrupted: !n.Finished, Nights: report.Plural(len(st.Nights), "night", "nights"), Changes: st.Changes()}
 	p.Count.Passed, p.Count.Failed, p.Count.Flaky, p.Count.Skipped = count[history.Passed], count[history.Failed], count[history.Flaky], count[history.Skipped]
 	if i := len(st.Nights) - 2; i >= 0 {
 		p.Before = st.Nights[i].Name
@@ -240,7 +240,7 @@ func (st status) trends(k history.Key) (all []trend) {
 	return all
 }
 
-// line draws values over nights into a box of 100 by 30.
+// line draws values over nights into a box of 100 by 30. One is no line.
 func line(name string, nights []int, values []float64, words func(float64) string) trend {
 	low, high := slices.Min(values), slices.Max(values)
 	first, last := nights[0], nights[len(nights)-1]
@@ -256,7 +256,7 @@ func line(name string, nights []int, values []float64, words func(float64) strin
 		points = append(points, fmt.Sprintf("%.1f,%.1f", x, y))
 	}
 	if len(points) == 1 {
-		points = append(points, "0,15")
+		points = nil
 	}
 	t := trend{Name: name, Words: words(values[len(values)-1]), Points: strings.Join(points, " ")}
 	if high > low {
