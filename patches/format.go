@@ -45,10 +45,10 @@ letter, the patches, and all of them as one mailbox, which it applies to see tha
 it gives the same tree. It sends nothing; it prints the command that does.
 
 The cover letter is the text of 0000-cover.md, where {WORDS} of the subject of a
-patch become its number; what changed since version N-1
-(the section "## vN" of changes.md beside it, and the range-diff); the last green
-run of this tree; and the base. Version N-1 is what the tag sent/NAME/BASE/v(N-1)
-holds, or the folder that format wrote.
+patch become its number; what changed since version N-1 (the section "## vN" of
+changes.md beside it, and the range-diff); the last green run of this tree; and
+the base. Version N-1 is what the tag sent/NAME/BASE/v(N-1) holds, or the folder
+that format wrote.
 
 From and Signed-off-by are yours, of git's configuration: only a person can
 certify a patch. To and Cc come from get_maintainer.pl of the tree. A base-commit

@@ -25,7 +25,7 @@ func updateCommand() *cobra.Command {
 	name, dir := "", ""
 	c := &cobra.Command{
 		Use:   "update",
-		Short: "fetch a base again when there is a newer point release",
+		Short: "fetch what is newer: a point release of a base, the upstream of a git tree",
 		Long: `Update looks for a newer point release of a base, and fetches it.
 
 With --tree it fetches what the branch checked out in a git tree of yours follows,

@@ -42,12 +42,20 @@ Exit code 1: something fails that did not the night before.`,
 	p := c.PersistentFlags()
 	p.StringVar(&o.Out, "out", filepath.Join("out", "nightly"), "folder `DIR` of the nights")
 	p.StringVar(&file, "matrix", "", "read the matrix from `FILE`")
-	p.StringSliceVar(&o.Only, "only", nil, "take only the suites or cells that match `NAME`")
-	p.StringVar(&o.Shard, "shard", "", "take only the `i/n`-th of the cells")
+	only := func(c *cobra.Command) {
+		c.Flags().StringSliceVar(&o.Only, "only", nil, "take only the suites or cells that match `NAME`")
+	}
+	// unattended are the flags that install passes on.
+	unattended := func(c *cobra.Command) {
+		only(c)
+		f := c.Flags()
+		f.StringVar(&o.Shard, "shard", "", "take only the `i/n`-th of the cells")
+		f.IntVar(&o.Guests, "guests", 0, "boot at most `N` guests at once (default what cores and memory allow)")
+		f.StringVar(&o.Notify, "notify-cmd", "", "give the summary to `COMMAND` of the shell on standard input")
+	}
+	unattended(c)
 	f := c.Flags()
 	f.StringVar(&o.Night, "night", "", "`NAME` of the night, one for all its shards (default when it began)")
-	f.IntVar(&o.Guests, "guests", 0, "boot at most `N` guests at once (default what cores and memory allow)")
-	p.StringVar(&o.Notify, "notify-cmd", "", "give the summary to `COMMAND` of the shell on standard input")
 
 	// with runs a subcommand with the matrix read.
 	with := func(run func(ctx context.Context, o Options, args []string) error) func(*cobra.Command, []string) error {
@@ -106,9 +114,13 @@ journal: journalctl -u kbuild-run-nightly`,
 					unit.Args = append(unit.Args, f[0], f[1])
 				}
 			}
+			if o.Guests > 0 {
+				unit.Args = append(unit.Args, "--guests", fmt.Sprint(o.Guests))
+			}
 			return unit.Install(ctx, printed)
 		}),
 	}
+	unattended(install)
 	install.Flags().BoolVar(&printed, "print", false, "print the units and commands, and install nothing")
 	install.Flags().StringVar(&unit.At, "at", "02:00", "start at `TIME`, in the form of systemd.time(7)")
 	install.Flags().StringVar(&unit.Folder, "units", "/etc/systemd/system", "write the units into `DIR`")
@@ -125,6 +137,7 @@ of a git tree. TEST is a scenario, or what status prints behind the cell.`,
 			return b.Run(ctx)
 		}),
 	}
+	only(bisect)
 	bisect.Flags().IntVar(&b.Repeat, "repeat", 0, "run the test `N` times at each point (default 1, or what its rate of failures asks for)")
 	bisect.Flags().StringVar(&b.Tree, "tree", "", "look among the commits of the git tree `DIR`")
 	bisect.Flags().StringVar(&b.Good, "good", "", "`COMMIT` at which the test passes")
