@@ -3,7 +3,9 @@ package vmrunner
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 )
 
 func TestConsoleScanError(t *testing.T) {
@@ -37,5 +39,29 @@ func TestConsoleMark(t *testing.T) {
 	got, err := os.ReadFile(c.path)
 	if want := "one\nguest\ntwo\nthree\nmore\nfour\n"; err != nil || string(got) != want {
 		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
+
+// What ran between two times began before the later and had not ended before the
+// earlier.
+func TestDuring(t *testing.T) {
+	c, err := newConsole(filepath.Join(t.TempDir(), "console.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	endEarly := c.begin("early")
+	endLong := c.begin("long")
+	endEarly()
+	from := time.Now()
+	c.begin("middle")()
+	to := time.Now()
+	c.begin("late")()
+	endLong()
+	if got, want := c.during(from, to), []string{"long", "middle"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := c.during(to, to), []string{"long"}; !slices.Equal(got, want) {
+		t.Errorf("at one moment: got %q, want %q", got, want)
 	}
 }
