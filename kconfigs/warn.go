@@ -23,13 +23,17 @@ type Warning struct {
 	Text string // its lines, with the place first: fs/smb/server/vfs.c:12:3: warning: ...
 }
 
-var placeOf = regexp.MustCompile(`^(\S+?):[\d:]+`)
+var (
+	placeOf   = regexp.MustCompile(`^(\S+?):[\d:]+`)
+	otherLine = regexp.MustCompile(`\blines?:? \d+(,\d+)*`) // smatch: (see line 10), on lines: 3,9
+)
 
 // Same says that two warnings differ in their line numbers at most.
 func (w Warning) Same(v Warning) bool {
 	a, _, _ := strings.Cut(w.Text, "\n")
 	b, _, _ := strings.Cut(v.Text, "\n")
-	return w.Tool == v.Tool && placeOf.ReplaceAllString(a, "$1") == placeOf.ReplaceAllString(b, "$1")
+	words := func(l string) string { return otherLine.ReplaceAllString(placeOf.ReplaceAllString(l, "$1"), "line") }
+	return w.Tool == v.Tool && words(a) == words(b)
 }
 
 // Lint is what a compiler and a checker say about some folders of a tree.

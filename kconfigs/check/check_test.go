@@ -55,6 +55,7 @@ func TestFresh(t *testing.T) {
 	}{
 		{"none", nil, nil, 0},
 		{"moved", []kconfigs.Warning{w("a.c:1:2: warning: x")}, []kconfigs.Warning{w("a.c:7:2: warning: x")}, 0},
+		{"moved, of smatch", []kconfigs.Warning{w("a.c:9 f() warn: 'x' checked (see line 3)")}, []kconfigs.Warning{w("a.c:8 f() warn: 'x' checked (see line 2)")}, 0},
 		{"twice", []kconfigs.Warning{w("a.c:1:2: warning: x")}, []kconfigs.Warning{w("a.c:1:2: warning: x"), w("a.c:9:2: warning: x")}, 1},
 		{"other file", []kconfigs.Warning{w("a.c:1:2: warning: x")}, []kconfigs.Warning{w("b.c:1:2: warning: x")}, 1},
 		{"other words", []kconfigs.Warning{w("a.c:1:2: warning: x")}, []kconfigs.Warning{w("a.c:1:2: warning: y")}, 1},
