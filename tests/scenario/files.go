@@ -33,7 +33,7 @@ type handle struct {
 }
 
 // opening are the options of an open.
-const opening = "-access A -file -delete-on-close -lease STATE -guid WORD -replay -reconnect"
+const opening = "-access A -share S -file -delete-on-close -lease STATE -guid WORD -replay -reconnect"
 
 func open(st *state, l *line) error {
 	p, err := st.peer(l.words[0])
@@ -66,6 +66,13 @@ func (l *line) create(st *state, p *peer, o client.Create) (_ client.Create, err
 		if o.Access, err = bits("right", rights, a); err != nil {
 			return o, err
 		}
+	}
+	if s, ok := l.options["-share"]; ok {
+		share, err := bits("share mode", shares, s)
+		if err != nil {
+			return o, err
+		}
+		o.Share = &share
 	}
 	if l.has("-file") {
 		o.Options |= smb2.FILE_NON_DIRECTORY_FILE

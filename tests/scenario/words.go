@@ -89,6 +89,12 @@ var filters = map[string]smb2.CompletionFilter{
 	"stream_write": smb2.FILE_NOTIFY_CHANGE_STREAM_WRITE,
 }
 
+var shares = map[string]smb2.ShareAccess{
+	"read":   smb2.FILE_SHARE_READ,
+	"write":  smb2.FILE_SHARE_WRITE,
+	"delete": smb2.FILE_SHARE_DELETE,
+}
+
 var rights = map[string]smb2.AccessMask{
 	"list":             smb2.FILE_READ_DATA,
 	"read_data":        smb2.FILE_READ_DATA,
