@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"kbuild-run/patches/job"
@@ -52,9 +53,26 @@ func TestLeftBehind(t *testing.T) {
 		left, err := os.ReadDir(dir)
 		return scenario.Held{"files": len(left)}, err
 	}
+	var mu sync.Mutex
+	begun, ended := map[string]int{}, map[string]int{}
+	server.Begin = func(name string) func() {
+		mu.Lock()
+		defer mu.Unlock()
+		begun[name]++
+		return func() {
+			mu.Lock()
+			defer mu.Unlock()
+			ended[name]++
+		}
+	}
 	results, err := scenario.Run(ctx, server, all, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for name := range want {
+		if begun[name] == 0 || begun[name] != ended[name] {
+			t.Errorf("%s: it begins %d times and ends %d times", name, begun[name], ended[name])
+		}
 	}
 	for _, r := range results {
 		if got := r.Outcome; got != want[r.Scenario.Name] {

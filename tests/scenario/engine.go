@@ -276,6 +276,9 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 		}
 	}
 
+	if server.Begin != nil {
+		defer server.Begin(s.Name)()
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, server.deadline(scenarioWait), errors.New("the scenario takes too long"))
 	defer cancel()
 	patience := answerWait
