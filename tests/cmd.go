@@ -62,6 +62,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Out, "out", "", "put the folder of the results below `DIR` (default out)")
 	o.Torture.flags(c)
 	f.StringSliceVar(&o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS` to the console: "+strings.Join(vmrunner.DebugAreas, ", "))
+	f.BoolVar(&o.Core, "core", false, "keep the memory of a guest that hangs: hang/memory.elf")
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
 

@@ -37,6 +37,7 @@ type Options struct {
 	Repeat    int      // run the scenarios so often; 0: once
 	List      bool     // list the scenarios, run none
 	Debug     []string // see vmrunner.Options
+	Core      bool     // see vmrunner.Options
 	Accel     string   // kvm or tcg; "": what works
 	Alone     bool     // leave out the base without the series
 	Keep      bool     // leave the guests running until the job is interrupted
@@ -305,6 +306,9 @@ func (o Options) command() string {
 		add("--torture-deadline", o.Torture.Deadline.String())
 	}
 	add("--ksmbd-debug", strings.Join(o.Debug, ","))
+	if o.Core {
+		words = append(words, "--core")
+	}
 	add("--accel", o.Accel)
 	if o.Stress > 0 {
 		add("--stress", o.Stress.String())
@@ -420,7 +424,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	j := job.From(ctx)
 	dir := filepath.Join(out, string(k.role))
 	err := j.Step(k.step("boot"), func(s *job.Step) (err error) {
-		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir, Debug: o.Debug}); err != nil {
+		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir, Debug: o.Debug, Core: o.Core}); err != nil {
 			return err
 		}
 		if err = k.vm.WaitSMB(ctx); err != nil {
@@ -452,13 +456,18 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 		server.Holds = guestHolds(k.vm)
 	}
 	if len(scenarios) > 0 {
-		err = k.scenarios(ctx, o, server, scenarios, dir)
+		run := func() error { return k.scenarios(ctx, o, server, scenarios, dir) }
+		if k.injects() {
+			err = k.failing(ctx, server, run)
+		} else {
+			err = run()
+		}
 	}
 	if o.Stress > 0 {
 		err = k.stress(ctx, o)
 	}
 	if err == nil && k.vm.Err() == nil {
-		err = k.others(ctx, o, server)
+		err = k.others(ctx, o, GuestServer(k.column.Server, k.tree.Base, k.vm))
 	}
 	if o.Torture.on(k.role) && err == nil && k.vm.Err() == nil {
 		err = j.Step(k.step("smbtorture"), func(s *job.Step) (err error) {
