@@ -37,12 +37,11 @@ func TestLeftBehind(t *testing.T) {
 	var all []*scenario.Scenario
 	want := map[string]scenario.Outcome{}
 	for n := range 13 {
-		name, text := fmt.Sprintf("tidy-%d", n), tidy
-		want[name] = scenario.Passed
+		name, text, outcome := fmt.Sprintf("tidy-%d", n), tidy, scenario.Passed
 		if n == 5 || n == 11 {
-			name, text = fmt.Sprintf("leaky-%d", n), tidy+"server mktemp "+dir+"/XXXXXX\n"
-			want[name] = scenario.Failed
+			name, text, outcome = fmt.Sprintf("leaky-%d", n), tidy+"server mktemp "+dir+"/XXXXXX\n", scenario.Failed
 		}
+		want[name] = outcome
 		s, err := scenario.Parse(name, text)
 		if err != nil {
 			t.Fatal(err)
