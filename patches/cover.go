@@ -176,6 +176,7 @@ type run struct {
 	Columns                                     []struct {
 		Role, Tree, Failure string
 		Reports             []json.RawMessage
+		Inside              []struct{ Status string }
 	}
 	Scenarios []struct {
 		NeedsSeries bool `json:"needs_series"`
@@ -208,7 +209,8 @@ func evidence(series string, t *Tree) string {
 func (r *run) words(tree string) string {
 	before, after := -1, -1
 	for i, c := range r.Columns {
-		if c.Failure != "" || len(c.Reports) > 0 {
+		failed := func(i struct{ Status string }) bool { return i.Status == "failed" }
+		if c.Failure != "" || len(c.Reports) > 0 || slices.ContainsFunc(c.Inside, failed) {
 			return ""
 		}
 		switch {

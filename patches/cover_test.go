@@ -1,6 +1,7 @@
 package patches
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,31 @@ func TestNumber(t *testing.T) {
 		got, err := s.number(test.text)
 		if test.err == "" && (err != nil || got != test.want) || test.err != "" && (err == nil || err.Error() != test.err) {
 			t.Errorf("%s: got %q, %v, want %q, %s", test.text, got, err, test.want, test.err)
+		}
+	}
+}
+
+// What a cover letter says of a run is true of this tree, and of a green one only.
+func TestEvidence(t *testing.T) {
+	const green = `{"base": "v6.12", "series": "notify", "version": "6.12.117", "accelerator": "tcg",
+		"columns": [{"role": "before", "tree": "aa"}, {"role": "after", "tree": "bb", "inside": [{"status": "passed"}]}],
+		"scenarios": [{"needs_series": true, "results": [{"status": "failed"}, {"status": "passed"}]},
+			{"results": [{"status": "passed"}, {"status": "passed"}]}, {"results": [{"status": "skipped"}, {"status": "skipped"}]}]}`
+	for _, test := range []struct{ name, old, new, want string }{
+		{"green", "", "", "2 SMB2 scenarios pass with\nthe series, 1 of them fail without it"},
+		{"another tree", `"bb"`, `"cc"`, ""},
+		{"a scenario fails", `{"status": "skipped"}]`, `{"status": "failed"}]`, ""},
+		{"it proves nothing", `[{"status": "failed"}`, `[{"status": "passed"}`, ""},
+		{"KUnit fails", `"inside": [{"status": "passed"}`, `"inside": [{"status": "failed"}`, ""},
+		{"the kernel complains", `"inside"`, `"reports": [{}], "inside"`, ""},
+		{"it did not boot", `"inside"`, `"failure": "panic", "inside"`, ""},
+	} {
+		var r run
+		if err := json.Unmarshal([]byte(strings.Replace(green, test.old, test.new, 1)), &r); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.words("bb"); (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
 	}
 }
