@@ -440,6 +440,7 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	var boot *vmrunner.BootError
 	switch {
 	case errors.As(err, &boot):
+		j.Logf("%s: %v", k.role, err) // at once: the other guest may run for minutes yet
 		k.column.Failure, k.column.Reports = err.Error(), boot.Reports
 		return nil
 	case k.vm == nil:
