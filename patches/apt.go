@@ -132,6 +132,60 @@ func PrivateApt(ctx context.Context, s *job.Step, dir, suite string) (conf strin
 	return conf, nil
 }
 
+// Unpack unpacks a Debian package of a suite, with everything it depends on, the C
+// library too, into dir, a new folder, and returns them as "name version, ...". So
+// its programs and libraries fit each other whatever the host has, and nothing is
+// installed. A suite of "" takes it from the host's own apt sources.
+func Unpack(ctx context.Context, s *job.Step, dir, suite, name string) (packages string, err error) {
+	apt := filepath.Join(dir, "apt")
+	defer func() {
+		if !job.From(ctx).DryRun {
+			os.RemoveAll(apt)
+		}
+	}()
+	var args []string
+	if suite != "" {
+		conf, err := PrivateApt(ctx, s, apt, suite)
+		if err != nil {
+			return "", fmt.Errorf("download %s of %s: %w", name, suite, err)
+		}
+		args = []string{"-c", conf}
+	} else {
+		if err := remake(ctx, filepath.Join(apt, "cache/archives/partial")); err != nil {
+			return "", err
+		}
+		if err := writeFile(ctx, filepath.Join(apt, "status"), ""); err != nil {
+			return "", err
+		}
+		args = []string{"-o", "Dir::State::status=" + filepath.Join(apt, "status"), "-o", "Dir::Cache=" + filepath.Join(apt, "cache")}
+	}
+	s.Progress("download %s", name)
+	// With an empty list of installed packages, apt finds all that it needs. It
+	// checks what it downloads against the signed index.
+	get := job.Command("apt-get", append(args, "-q", "-y", "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
+		"--no-install-recommends", "--download-only", "install", name)...)
+	if err := get.Run(ctx); err != nil {
+		return "", fmt.Errorf("%w; refresh the package lists with: sudo apt-get update", aptError("download "+name, err))
+	}
+	debs, err := filepath.Glob(filepath.Join(apt, "cache/archives/*.deb"))
+	if err != nil {
+		return "", err
+	}
+	if job.From(ctx).DryRun {
+		debs = []string{filepath.Join(apt, "cache/archives/PACKAGE.deb")} // for each
+	}
+	var all []string
+	for _, deb := range debs {
+		s.Progress("unpack %s", filepath.Base(deb))
+		if err := job.Command("dpkg-deb", "-x", deb, dir).Run(ctx); err != nil {
+			return "", err
+		}
+		// Deb names its files name_version_arch.deb (deb-version(7)).
+		all = append(all, strings.Join(strings.SplitN(filepath.Base(deb), "_", 3)[:min(2, strings.Count(deb, "_"))], " "))
+	}
+	return strings.Join(all, ", "), nil
+}
+
 // releaseURI takes the archive and the suite out of a line of `apt-get update
 // --print-uris`: 'http://mirror/debian/dists/bookworm/InRelease' name 0.
 var releaseURI = regexp.MustCompile(`(?m)^'([^']+)/dists/([^']+)/InRelease'`)

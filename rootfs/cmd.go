@@ -61,8 +61,10 @@ func Command() *cobra.Command {
 libraries, the agent that answers the host, and the modules of a kernel, which is
 built first. Every part is kept by content.
 
-ksmbd-tools is downloaded by apt-get and unpacked, never installed: on the host it
-conflicts with samba.`,
+ksmbd-tools is downloaded by apt-get, once, and unpacked, never installed: on the
+host it conflicts with samba. It is that of Debian 13, or where the host has no
+mirror of that, the one of the host's own sources. A small library beside it makes
+"change notify" of ksmbd.conf known, which Debian's does not know.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i, err := r.Image(cmd.Context())

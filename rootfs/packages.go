@@ -6,13 +6,12 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
-	"sort"
 	"strings"
 
+	"kbuild-run/patches"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 )
@@ -27,118 +26,63 @@ const libDir = "lib/x86_64-linux-gnu"
 // multi is the one program behind ksmbd.mountd, .adduser, .addshare, .control.
 const multi = "usr/libexec/ksmbd.tools"
 
+// preloaded is the library of files/change-notify.c in the guest.
+const preloaded = libDir + "/change-notify.so"
+
+// suites are where tools are taken from, in order: the Debian release with 3.5, which
+// knows durable handles and is the same on every host, then whatever the host has.
+var suites = []string{"trixie", ""}
+
 // packages downloads tools with everything it depends on, the C library too, and
-// returns the folder they are unpacked in. So the guest's programs and libraries
-// fit each other whatever the host has.
+// returns the folder they are unpacked in. They are downloaded once.
 func packages(ctx context.Context, s *job.Step) (dir, key string, err error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return "", "", fmt.Errorf("get %s: %w; only Debian and its kin are supported", tools, err)
 	}
-	versions, err := resolve(ctx)
+	var tried []error
+	for _, suite := range suites {
+		meta := map[string]string{"what": strings.TrimSpace(tools + " with libraries " + suite)}
+		dir, cached, err := cache.Once(ctx, "packages", cache.Key(tools, suite), meta, func(dir string) (err error) {
+			meta["packages"], err = patches.Unpack(ctx, s, dir, suite, tools)
+			return err
+		})
+		if err == nil && cached {
+			meta, err = cache.Meta(dir)
+		}
+		if err == nil {
+			return dir, cache.Key("packages", meta["packages"]), nil
+		}
+		if tried = append(tried, err); ctx.Err() != nil {
+			break
+		}
+	}
+	return "", "", errors.Join(tried...)
+}
+
+// preload makes the library that lets ksmbd.mountd know "change notify".
+func preload(ctx context.Context, s *job.Step, src string) (file, key string, err error) {
+	const name = "change-notify"
+	text, err := files.ReadFile("files/" + name + ".c")
 	if err != nil {
 		return "", "", err
 	}
-	key = cache.Key(append([]string{"packages"}, versions...)...)
-	var names []string
-	for _, v := range versions {
-		name, _, _ := strings.Cut(v, " ")
-		names = append(names, name)
+	release, err := job.Command("gcc", "-dumpfullversion").Probe(ctx)
+	if err != nil {
+		return "", "", err
 	}
-	meta := map[string]string{"what": tools + " with libraries", "packages": strings.Join(versions, ", ")}
-	dir, _, err = cache.Once(ctx, "packages", key, meta, func(dir string) error {
-		s.Progress("download %s", tools)
-		debs := filepath.Join(dir, "debs")
-		if err := job.Command("mkdir", "-p", debs).Run(ctx); err != nil {
-			return err
-		}
-		// apt checks what it downloads against the signed index. Its sandbox
-		// user may not enter our cache.
-		get := job.Command("apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, names...)...)
-		if err := get.In(debs).Run(ctx); err != nil {
-			return fmt.Errorf("download %s: %w; refresh the package lists with: sudo apt-get update", tools, err)
-		}
-		files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
-		if err != nil {
-			return err
-		}
-		if job.From(ctx).DryRun {
-			files = []string{filepath.Join(debs, "PACKAGE.deb")} // for each
-		} else if len(files) != len(names) {
-			return fmt.Errorf("download %s: %d files for %d packages", tools, len(files), len(names))
-		}
-		for _, f := range files {
-			if err := job.Command("dpkg-deb", "-x", f, dir).Run(ctx); err != nil {
-				return err
-			}
-		}
-		return job.Command("rm", "-r", debs).Run(ctx)
+	args := []string{"-Wall", "-Werror", "-O2", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector"}
+	key = cache.Key(append([]string{name, string(text), string(release)}, args...)...)
+	dir, _, err := cache.Once(ctx, "rootfs", key, map[string]string{"what": name + " for ksmbd.mountd"}, func(dir string) error {
+		s.Progress("compile %s", name)
+		return job.Command("gcc", append(args, "-o", filepath.Join(dir, name+".so"), filepath.Join(src, "rootfs/files", name+".c"))...).Run(ctx)
 	})
-	return dir, key, err
-}
-
-// resolve returns "name version" of tools and what it depends on. The answer is
-// remembered until the package lists change: apt-cache needs most of a second.
-func resolve(ctx context.Context) ([]string, error) {
-	state := ""
-	for _, p := range []string{"/var/lib/apt/lists", "/etc/apt/sources.list", "/etc/apt/sources.list.d"} {
-		if fi, err := os.Stat(p); err == nil {
-			state += fmt.Sprintf("%s %d\n", p, fi.ModTime().UnixNano())
-		}
-	}
-	var versions []string
-	const file = "versions"
-	meta := map[string]string{"what": "versions of " + tools + " and its libraries"}
-	dir, _, err := cache.Once(ctx, "packages", cache.Key("versions", state), meta, func(dir string) error {
-		depends, err := job.Command("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests",
-			"--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances", tools).Probe(ctx)
-		if err != nil {
-			return missing(err)
-		}
-		var names []string
-		for line := range strings.Lines(string(depends)) {
-			// Packages stand at the margin, virtual ones in <>.
-			if name := strings.TrimSpace(line); name != "" && !strings.ContainsAny(line[:1], " <|") {
-				names = append(names, name)
-			}
-		}
-		show, err := job.Command("apt-cache", append([]string{"show", "--no-all-versions"}, names...)...).Probe(ctx)
-		if err != nil {
-			return missing(err)
-		}
-		for record := range strings.SplitSeq(string(show), "\n\n") {
-			field := map[string]string{}
-			for line := range strings.Lines(record) {
-				if k, v, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && field[k] == "" {
-					field[k] = v
-				}
-			}
-			if field["Package"] != "" {
-				versions = append(versions, field["Package"]+" "+field["Version"])
-			}
-		}
-		if len(versions) == 0 {
-			return missing(errors.New("apt does not know it"))
-		}
-		sort.Strings(versions)
-		if job.From(ctx).DryRun {
-			return nil
-		}
-		return os.WriteFile(filepath.Join(dir, file), []byte(strings.Join(versions, "\n")), 0o644)
-	})
-	if err != nil || versions != nil {
-		return versions, err
-	}
-	b, err := os.ReadFile(filepath.Join(dir, file))
-	return strings.Split(string(b), "\n"), err
-}
-
-func missing(err error) error {
-	return fmt.Errorf("find package %s: %w; refresh the package lists with: sudo apt-get update", tools, err)
+	return filepath.Join(dir, name+".so"), key, err
 }
 
 // addTools puts ksmbd's programs, the libraries they load, and the character
-// sets they need into a.
-func addTools(a *Archive, dir string) error {
+// sets they need into a. Nothing else in the guest is linked to a C library, so
+// that library is preloaded into them alone.
+func addTools(a *Archive, dir, library string) error {
 	if err := a.Copy(multi, filepath.Join(dir, multi), 0o755); err != nil {
 		return err
 	}
@@ -150,6 +94,10 @@ func addTools(a *Archive, dir string) error {
 	if err := a.Copy(gconv+"UTF-16.so", filepath.Join(dir, gconv, "UTF-16.so"), 0o755); err != nil {
 		return err
 	}
+	if err := a.Copy(preloaded, library, 0o755); err != nil {
+		return err
+	}
+	a.File("etc/ld.so.preload", []byte("/"+preloaded+"\n"), 0o644)
 	return addLibraries(a, dir, filepath.Join(dir, multi), map[string]bool{})
 }
 

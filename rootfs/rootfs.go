@@ -89,6 +89,10 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if err != nil {
 		return nil, err
 	}
+	library, libraryKey, err := preload(ctx, s, src)
+	if err != nil {
+		return nil, err
+	}
 	i := &Image{Kernel: k}
 	if i.Disk, err = disk(ctx, s); err != nil {
 		return nil, err
@@ -101,14 +105,14 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if _, err := system.WriteTo(&own); err != nil {
 		return nil, err
 	}
-	i.Key = cache.Key("image", "stripped", commandsKey, agentKey, packagesKey, own.String(), k.Key)
+	i.Key = cache.Key("image", "stripped", commandsKey, agentKey, packagesKey, libraryKey, own.String(), k.Key)
 	meta := map[string]string{"what": "initramfs for Linux " + k.Release, "kernel": k.Key}
 	dir, cached, err := cache.Once(ctx, "rootfs", i.Key, meta, func(dir string) error {
 		s.Progress("pack")
 		if job.From(ctx).DryRun {
 			return nil
 		}
-		if err := addTools(system, unpacked); err != nil {
+		if err := addTools(system, unpacked, library); err != nil {
 			return err
 		}
 		if err := system.Copy("init", pid1, 0o755); err != nil {

@@ -74,6 +74,7 @@ func samba(ctx context.Context, global string) (*scenario.Server, func() error, 
 	server.Lacks = map[string]string{
 		"mount":   "the mounts of this machine are left alone",
 		"restart": "ksmbd alone has a module to be taken out",
+		"waiting": "it has no such share",
 	}
 	if !s.Streams {
 		server.Lacks["streams"] = "named streams need Debian's package samba-vfs-modules"
@@ -120,5 +121,8 @@ func AddressServer(address string) (*scenario.Server, error) {
 		user.Domain, user.User = domain, name
 	}
 	return &scenario.Server{Name: u.Host, Kind: scenario.ByAddress, Addr: net.JoinHostPort(u.Hostname(), port), Share: share, User: user,
-		Lacks: map[string]string{"quiet": "whether a share of it is not to notify, nobody has told us"}}, nil
+		Lacks: map[string]string{
+			"quiet":   "whether a share of it is not to notify, nobody has told us",
+			"waiting": "whether watches of a share only wait, nobody has told us",
+		}}, nil
 }

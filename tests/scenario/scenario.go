@@ -57,6 +57,7 @@ var Needs = map[string]string{
 	"encrypt": "encryption",
 	"streams": "named streams",
 	"quiet":   "a share quiet that is not to notify",
+	"waiting": "a share waiting whose watches only wait",
 	"tools":   "the programs setfattr, exch and rename on the server",
 	"mount":   "a shell on the server that may mount",
 	"alone":   "that no other scenario runs: it does so behind all others",

@@ -2,8 +2,6 @@ package torture
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"path/filepath"
 
 	"kbuild-run/patches"
@@ -25,35 +23,8 @@ const (
 func Newest(ctx context.Context, s *job.Step) (*Program, error) {
 	meta := map[string]string{"what": testsuite + " of " + newestSuite + " with libraries"}
 	dir, cached, err := cache.Once(ctx, "packages", cache.Key(testsuite, newestSuite), meta, func(dir string) error {
-		apt := filepath.Join(dir, "apt")
-		conf, err := patches.PrivateApt(ctx, s, apt, newestSuite)
-		if err != nil {
-			return fmt.Errorf("download %s: %w", testsuite, err)
-		}
-		s.Progress("download %s of %s", testsuite, newestSuite)
-		// With an empty list of installed packages, apt finds all that it needs.
-		get := job.Command("apt-get", "-c", conf, "-q", "-y", "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
-			"--no-install-recommends", "--download-only", "install", testsuite)
-		if err := get.Run(ctx); err != nil {
-			return fmt.Errorf("download %s: %w", testsuite, err)
-		}
-		debs, err := filepath.Glob(filepath.Join(apt, "cache", "archives", "*.deb"))
-		if err != nil {
-			return err
-		}
-		if job.From(ctx).DryRun {
-			debs = []string{filepath.Join(apt, "cache", "archives", "PACKAGE.deb")} // for each
-		}
-		for _, deb := range debs {
-			s.Progress("unpack %s", filepath.Base(deb))
-			if err := job.Command("dpkg-deb", "-x", deb, dir).Run(ctx); err != nil {
-				return err
-			}
-		}
-		if job.From(ctx).DryRun {
-			return nil
-		}
-		return os.RemoveAll(apt)
+		_, err := patches.Unpack(ctx, s, dir, newestSuite, testsuite)
+		return err
 	})
 	if err != nil || job.From(ctx).DryRun {
 		return nil, err
