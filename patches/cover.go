@@ -184,34 +184,37 @@ type run struct {
 	}
 }
 
-// evidence says in words what the last run that was green on exactly this tree
-// has shown, or nothing.
-func evidence(series string, t *Tree) string {
-	files, err := filepath.Glob(filepath.Join("out", "*", "report.json"))
-	if err != nil {
-		return ""
-	}
-	slices.Sort(files)
-	for _, f := range slices.Backward(files) {
-		var r run
-		b, err := os.ReadFile(f)
-		if err != nil || json.Unmarshal(b, &r) != nil || r.Series != series || r.Base != t.Base {
-			continue
+// evidence says in words what the green run on exactly this tree has shown that
+// shows the most, of those by hand and of the nights, or nothing.
+func evidence(series string, t *Tree) (words string) {
+	most := 0
+	for _, pattern := range []string{"out/*/report.json", "out/nightly/*/*/*/*/report.json"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return ""
 		}
-		if words := r.words(t.Key); words != "" {
-			return words
+		for _, f := range files {
+			var r run
+			b, err := os.ReadFile(f)
+			if err != nil || json.Unmarshal(b, &r) != nil || r.Series != series || r.Base != t.Base {
+				continue
+			}
+			if passed, w := r.words(t.Key); passed > most {
+				most, words = passed, w
+			}
 		}
 	}
-	return ""
+	return words
 }
 
-// words is empty for a run that is not green, or of another tree.
-func (r *run) words(tree string) string {
+// words returns how many scenarios passed, and that in words: none for a run that is
+// not green, or of another tree.
+func (r *run) words(tree string) (passed int, words string) {
 	before, after := -1, -1
 	for i, c := range r.Columns {
 		failed := func(i struct{ Status string }) bool { return i.Status == "failed" }
 		if c.Failure != "" || len(c.Reports) > 0 || slices.ContainsFunc(c.Inside, failed) {
-			return ""
+			return 0, ""
 		}
 		switch {
 		case c.Role == "before":
@@ -221,17 +224,17 @@ func (r *run) words(tree string) string {
 		}
 	}
 	if before < 0 || after < 0 {
-		return ""
+		return 0, ""
 	}
-	passed, proof := 0, 0
+	proof := 0
 	for _, s := range r.Scenarios {
 		if len(s.Results) <= max(before, after) {
-			return ""
+			return 0, ""
 		}
 		was, is := s.Results[before].Status, s.Results[after].Status
 		switch {
 		case is == "failed" || s.NeedsSeries && was == "passed":
-			return ""
+			return 0, ""
 		case is == "passed":
 			passed++
 			if s.NeedsSeries {
@@ -240,8 +243,8 @@ func (r *run) words(tree string) string {
 		}
 	}
 	if passed == 0 {
-		return ""
+		return 0, ""
 	}
-	return fmt.Sprintf("Tested with kbuild-run on Linux %s in QEMU (%s): %d SMB2 scenarios pass with\nthe series, %d of them fail without it; neither kernel reports a fault.",
+	return passed, fmt.Sprintf("Tested with kbuild-run on Linux %s in QEMU (%s): %d SMB2 scenarios pass with\nthe series, %d of them fail without it; neither kernel reports a fault.",
 		r.Version, r.Accelerator, passed, proof)
 }

@@ -61,7 +61,7 @@ func TestEvidence(t *testing.T) {
 		if err := json.Unmarshal([]byte(strings.Replace(green, test.old, test.new, 1)), &r); err != nil {
 			t.Fatal(err)
 		}
-		if got := r.words("bb"); (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+		if _, got := r.words("bb"); (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
 			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
 	}
