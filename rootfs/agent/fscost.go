@@ -33,6 +33,8 @@ var (
 // befalls only some of them: interrupts, other threads, a slab's next page, the
 // journal.
 //
+// With a directory in FSCOST_INOTIFY it watches that by inotify meanwhile.
+//
 // The operations name entries of an open directory, and are raw system calls:
 // looking up a long path and Go's scheduler would hide what the depth costs.
 func fsCost(args []string) error {
@@ -42,6 +44,16 @@ func fsCost(args []string) error {
 	count, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
+	}
+	if dir := os.Getenv("FSCOST_INOTIFY"); dir != "" {
+		fd, err := unix.InotifyInit1(0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_ALL_EVENTS); err != nil {
+			return err
+		}
 	}
 	debug.SetGCPercent(-1)
 	runtime.LockOSThread()

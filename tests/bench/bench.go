@@ -36,6 +36,8 @@ type Group struct {
 	// variant that the others are compared with, "" for the first of each metric.
 	Axis, Base string
 
+	Percent bool // draw the change against Base, where the values hide it
+
 	Bounds []Bound
 	Run    func(ctx context.Context, b *Bench) error
 }
@@ -137,33 +139,38 @@ func Elapsed(metric string, size float64, d time.Duration) Reading {
 	return Reading{metric, size, Nanoseconds, float64(d)}
 }
 
-// hold holds the bound against the rows of its group: the worst case decides.
+// hold holds the bound against the rows of its group: the worst case decides. A
+// bound within the spread of the values is reached.
 func (bound Bound) hold(rows []Row) Verdict {
 	v := Verdict{Says: bound.Says, Limit: bound.Limit, Ratio: bound.Against != ""}
 	re := regexp.MustCompile(bound.Metrics)
+	missed := false
 	for _, r := range rows {
 		if r.Variant != bound.Variant || !re.MatchString(r.Metric) {
 			continue
 		}
-		value := Median(r.Values)
+		value, least := Median(r.Values), slices.Min(r.Values)
 		if bound.Against != "" {
 			other, ok := bound.against(r, rows)
-			if !ok || other == 0 {
+			if !ok || Median(other.Values) == 0 {
 				continue
 			}
-			value /= other
+			value /= Median(other.Values)
+			least /= slices.Max(other.Values)
 		}
 		if !v.Measured || value > v.Worst {
 			v.Measured, v.Worst, v.Where, v.Unit = true, value, r.where(), r.Unit
 		}
+		if least > v.Limit && value > v.Limit {
+			missed = true
+		}
 	}
-	v.Reached = v.Measured && v.Worst <= v.Limit
+	v.Reached = v.Measured && !missed
 	return v
 }
 
 // against returns what r is divided by.
-func (bound Bound) against(r Row, rows []Row) (float64, bool) {
-	other, found := Row{}, false
+func (bound Bound) against(r Row, rows []Row) (other Row, found bool) {
 	for _, o := range rows {
 		if o.Metric != r.Metric {
 			continue
@@ -176,7 +183,7 @@ func (bound Bound) against(r Row, rows []Row) (float64, bool) {
 			other, found = o, true
 		}
 	}
-	return Median(other.Values), found
+	return other, found
 }
 
 // where names the row within its group.

@@ -86,7 +86,7 @@ func Main(ctx context.Context, o Options) error {
 	}
 	var errs []error
 	for _, g := range chosen {
-		gr := &GroupReport{Name: g.Name, About: g.About, Axis: g.Axis, Base: g.Base, limits: g.Bounds}
+		gr := &GroupReport{Name: g.Name, About: g.About, Axis: g.Axis, Base: g.Base, Percent: g.Percent, limits: g.Bounds}
 		r.Groups = append(r.Groups, gr)
 		b := &Bench{Options: o, Dir: dir, group: gr}
 		if err := g.Run(ctx, b); err != nil {

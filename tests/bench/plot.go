@@ -21,7 +21,7 @@ import (
 var colours = []color.Color{
 	color.RGBA{0x00, 0x72, 0xb2, 0xff}, color.RGBA{0xd5, 0x5e, 0x00, 0xff}, color.RGBA{0x00, 0x9e, 0x73, 0xff},
 	color.RGBA{0xcc, 0x79, 0xa7, 0xff}, color.RGBA{0xe6, 0x9f, 0x00, 0xff}, color.RGBA{0x56, 0xb4, 0xe9, 0xff},
-	color.RGBA{0x00, 0x00, 0x00, 0xff}, color.RGBA{0x80, 0x80, 0x80, 0xff},
+	color.RGBA{0x00, 0x00, 0x00, 0xff}, color.RGBA{0x80, 0x80, 0x80, 0xff}, color.RGBA{0x8b, 0x45, 0x13, 0xff}, color.RGBA{0xb8, 0xa8, 0x00, 0xff},
 }
 
 var shapes = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}, draw.CrossGlyph{}, draw.PlusGlyph{},
@@ -89,19 +89,31 @@ func (g *GroupReport) boundsOf(metric string) (all []Bound) {
 // another variant the line that it may not exceed.
 func (g *GroupReport) drawCurves(p *plot.Plot, legend *plot.Legend, curves []curve) error {
 	unit, scale := axisUnit(curves[0].unit, largest(curves))
-	p.X.Label.Text, p.Y.Label.Text = g.Axis, unit
 	xs, ys := span(curves)
-	if xs > 20 {
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, powers{}
+	base := slices.IndexFunc(curves, func(c curve) bool { return c.variant == g.Base })
+	percent := g.Percent && base >= 0 && len(curves) > 1
+	value := func(y float64, i int) float64 { return y * scale }
+	if percent {
+		unit, ys = "more "+unit+" than "+g.Base+", %", 1
+		of := curves[base]
+		value = func(y float64, i int) float64 { return 100 * (y/of.y[min(i, len(of.y)-1)] - 1) }
 	}
+	p.X.Label.Text, p.Y.Label.Text = g.Axis, unit
+	if xs > 20 {
+		p.X.Scale = plot.LogScale{}
+	}
+	p.X.Tick.Marker = at(curves[0].x)
 	wide := ys > 20
 	if wide {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, powers{}
 	}
 	for i, c := range curves {
+		if percent && i == base {
+			continue
+		}
 		points := make(plotter.XYs, len(c.x))
 		for j := range c.x {
-			points[j].X, points[j].Y = c.x[j], c.y[j]*scale
+			points[j].X, points[j].Y = c.x[j], value(c.y[j], j)
 		}
 		line, dots, err := plotter.NewLinePoints(points)
 		if err != nil {
@@ -124,11 +136,11 @@ func (g *GroupReport) drawCurves(p *plot.Plot, legend *plot.Legend, curves []cur
 		for j, x := range curves[i].x {
 			switch o := slices.IndexFunc(curves, func(c curve) bool { return c.variant == b.Against }); {
 			case b.Against == "":
-				limit = append(limit, plotter.XY{X: x, Y: b.Limit * scale})
+				limit = append(limit, plotter.XY{X: x, Y: value(b.Limit, j)})
 			case b.Against == Smallest:
-				limit = append(limit, plotter.XY{X: x, Y: b.Limit * curves[i].y[0] * scale})
+				limit = append(limit, plotter.XY{X: x, Y: value(b.Limit*curves[i].y[0], j)})
 			case o >= 0 && j < len(curves[o].y):
-				limit = append(limit, plotter.XY{X: x, Y: b.Limit * curves[o].y[j] * scale})
+				limit = append(limit, plotter.XY{X: x, Y: value(b.Limit*curves[o].y[j], j)})
 			}
 		}
 		if len(limit) < 2 || wide && limit[0].Y <= 0 {
@@ -146,7 +158,9 @@ func (g *GroupReport) drawCurves(p *plot.Plot, legend *plot.Legend, curves []cur
 	if !wide {
 		// Room above and below: the differences are small beside the values.
 		d := (p.Y.Max - p.Y.Min) * 0.08
-		p.Y.Min, p.Y.Max = max(0, p.Y.Min-d), p.Y.Max+d
+		if p.Y.Min, p.Y.Max = p.Y.Min-d, p.Y.Max+d; !percent {
+			p.Y.Min = max(0, p.Y.Min)
+		}
 		p.Y.Tick.Marker = plain{}
 	}
 	return nil
@@ -274,6 +288,16 @@ func span(curves []curve) (x, y float64) {
 		y = highY / lowY
 	}
 	return x, y
+}
+
+// at marks an axis at the sizes that were measured.
+type at []float64
+
+func (a at) Ticks(float64, float64) (all []plot.Tick) {
+	for _, v := range a {
+		all = append(all, plot.Tick{Value: v, Label: short(v)})
+	}
+	return all
 }
 
 // powers marks a logarithmic axis with plain numbers.

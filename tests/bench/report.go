@@ -48,6 +48,7 @@ type GroupReport struct {
 	Growth  []Growth  `json:"growth,omitempty"`
 	Bounds  []Verdict `json:"bounds,omitempty"`
 	Plots   []string  `json:"plots,omitempty"` // files in the report's folder
+	Percent bool      `json:"-"`
 	limits  []Bound
 }
 
@@ -91,6 +92,8 @@ func (v Verdict) outcome() string {
 	switch {
 	case !v.Measured:
 		return "not measured"
+	case v.Reached && v.Worst > v.Limit:
+		return "reached, within the spread"
 	case v.Reached:
 		return "reached"
 	case v.Ratio && v.Worst > 0.75 && v.Worst < 1.75:
