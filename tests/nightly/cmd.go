@@ -159,7 +159,7 @@ of a git tree. TEST is a scenario, or what status prints behind the cell.`,
 					if err != nil {
 						return err
 					}
-					fmt.Fprint(job.From(ctx).Out, st.Text())
+					fmt.Fprint(job.From(ctx).Out, o.text(st))
 					return st.Err()
 				})
 			}),
@@ -220,7 +220,7 @@ func (o *Options) merge(ctx context.Context, dirs []string) error {
 	if err := page.Publish(ctx, s, o.Matrix.Known, o.Matrix.Origin, o.Out); err != nil {
 		return err
 	}
-	fmt.Fprint(job.From(ctx).Out, st.Text())
+	fmt.Fprint(job.From(ctx).Out, o.text(st))
 	return st.Err()
 }
 

@@ -148,7 +148,16 @@ func (n *night) run(ctx context.Context, began time.Time, updates, cells []matri
 		return "", errors.Join(append(n.wrong, err)...)
 	}
 	n.fault(page.Publish(ctx, n.store, o.Matrix.Known, o.Matrix.Origin, o.Out))
-	return status.Text(), errors.Join(append([]error{status.Err()}, n.wrong...)...)
+	return o.text(status), errors.Join(append([]error{status.Err()}, n.wrong...)...)
+}
+
+// text is the status, and where to look on when something is worse.
+func (o *Options) text(st *history.Status) string {
+	text := st.Text()
+	if st.Err() != nil {
+		text += fmt.Sprintf("\nlook at %s; find the patch with: kbuild-run nightly bisect TEST\n", filepath.Join(o.Out, "index.html"))
+	}
+	return text
 }
 
 // lock keeps a second night out of a folder.

@@ -291,13 +291,14 @@ func (st status) row(t *history.Test, out string) pageRow {
 	}
 	row.Night, row.Detail = t.LastRun.Night, cmp.Or(t.Last.Detail, "no words")
 	if t.LastRun.Folder != "" {
-		row.Evidence = evidence(out, t.LastRun.Folder, t.Last.Folder)
+		row.Evidence = evidence(out, t.LastRun.Folder, t)
 	}
 	return row
 }
 
-// evidence links the files about a failure, and those about its whole run.
-func evidence(out, run, folder string) (links []link) {
+// evidence links the files about the last failure of a test, and those about its
+// whole run.
+func evidence(out, run string, t *history.Test) (links []link) {
 	seen := map[string]bool{}
 	add := func(pattern string) {
 		found, _ := filepath.Glob(filepath.Join(out, pattern))
@@ -307,20 +308,26 @@ func evidence(out, run, folder string) (links []link) {
 				continue
 			}
 			seen[f] = true
-			links = append(links, link{filepath.Base(f), (&url.URL{Path: "./" + filepath.ToSlash(rel)}).String()})
+			name := filepath.Base(f)
+			if t.Test == history.CellTest && name == "console.log" { // of each guest
+				name = filepath.Base(filepath.Dir(f)) + "/" + name
+			}
+			links = append(links, link{name, (&url.URL{Path: "./" + filepath.ToSlash(rel)}).String()})
 		}
 	}
-	if folder != "" {
+	if folder := t.Last.Folder; folder != "" {
 		for _, name := range []string{"transcript.txt", "messages.pcap", "*"} {
 			add(filepath.Join(run, folder, name))
 		}
-		side, _, _ := strings.Cut(folder, "/")
-		add(filepath.Join(run, side, "console.log"))
+	}
+	if column, _, ok := strings.Cut(t.Test, ": "); ok {
+		add(filepath.Join(run, column, "console.log"))
 	} else {
 		add(filepath.Join(run, "*", "console.log"))
 	}
 	add(filepath.Join(run, "report.md"))
 	add(filepath.Join(run, "log.txt"))
+	add(filepath.Join(filepath.Dir(run), "log.txt")) // where there is a report, it lies below
 	return links
 }
 
