@@ -364,7 +364,7 @@ func (n *night) read(r *history.Run, said string, err error) error {
 	return problem
 }
 
-// take takes the results out of a report.
+// take takes the results and measures out of a report.
 func take(r *history.Run, p *result) {
 	r.Version, r.Source, r.Accelerator, r.Program = p.Version, p.Source, p.Accelerator, p.Program
 	folders := map[string]string{}
@@ -381,6 +381,13 @@ func take(r *history.Run, p *result) {
 			}
 		}
 	}
+	for _, g := range p.Groups {
+		for _, b := range g.Bounds {
+			if b.Measured {
+				r.Measures = append(r.Measures, history.Measure{Name: b.Says, Value: b.Worst, Unit: b.Unit})
+			}
+		}
+	}
 	for _, k := range p.Checks() {
 		name := k.Column + ": " + k.Name
 		t := history.Result{Test: name, Status: k.Status, Time: k.Time}
@@ -394,7 +401,18 @@ func take(r *history.Run, p *result) {
 // result is the report of a program, and the folder it lies in.
 type result struct {
 	report.Report
-	Folder string // below that of its run
+
+	// Of kbuild-run bench: what it holds against its bounds.
+	Groups []struct {
+		Bounds []struct {
+			Says     string
+			Measured bool
+			Worst    float64
+			Unit     string
+		}
+	}
+
+	Folder string `json:"-"` // below that of its run
 }
 
 // readReport reads the report that a program left below dir: os.ErrNotExist when
@@ -412,7 +430,7 @@ func readReport(dir string) (*result, error) {
 		return nil, err
 	}
 	r := result{Folder: filepath.Base(filepath.Dir(found[0]))}
-	if err := json.Unmarshal(text, &r.Report); err != nil {
+	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, fmt.Errorf("read %s: %w", found[0], err)
 	}
 	return &r, nil

@@ -55,6 +55,14 @@ type Run struct {
 	Exit        int           // of the program; -1: it was ended
 	Folder      string        // of the results, below that of the nights; "" when pruned
 	Results     []Result
+	Measures    []Measure
+}
+
+// Measure is a value that a run measured.
+type Measure struct {
+	Name  string
+	Value float64
+	Unit  string // ns; "": a ratio
 }
 
 // Result is how a test ended in a run.
@@ -82,7 +90,7 @@ type Store struct{ db *sql.DB }
 // schema: a night has runs, a run has results. user_version says which schema
 // a file has.
 const (
-	schemaVersion = 2
+	schemaVersion = 3
 	schema        = `
 CREATE TABLE night (
 	name     TEXT PRIMARY KEY,
@@ -119,14 +127,23 @@ CREATE TABLE result (
 	folder  TEXT NOT NULL,
 	PRIMARY KEY (run, test)
 ) WITHOUT ROWID;
-PRAGMA user_version = 2;
-`
-	// later is what the schema before lacks.
-	later = `
-ALTER TABLE run ADD COLUMN source TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 2;
+` + measures + `PRAGMA user_version = 3;`
+	measures = `
+CREATE TABLE measure (
+	run   INTEGER NOT NULL REFERENCES run(id),
+	name  TEXT NOT NULL,
+	value REAL NOT NULL,
+	unit  TEXT NOT NULL,
+	PRIMARY KEY (run, name)
+) WITHOUT ROWID;
 `
 )
+
+// later is what a file of an earlier schema lacks, by that schema.
+var later = map[int]string{
+	1: "ALTER TABLE run ADD COLUMN source TEXT NOT NULL DEFAULT '';" + measures + "PRAGMA user_version = 3;",
+	2: measures + "PRAGMA user_version = 3;",
+}
 
 // File is the file of the history in the folder of the nights.
 const File = "history.db"
@@ -155,8 +172,9 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 		case 0:
 			_, err := tx.ExecContext(ctx, schema)
 			return err
-		case schemaVersion - 1:
-			_, err := tx.ExecContext(ctx, later)
+		}
+		if more := later[version]; more != "" {
+			_, err := tx.ExecContext(ctx, more)
 			return err
 		}
 		return fmt.Errorf("its schema is %d, want %d: a newer kbuild-run made it", version, schemaVersion)
@@ -245,6 +263,12 @@ func (s *Store) Add(ctx context.Context, r *Run) error {
 				return err
 			}
 		}
+		for _, m := range r.Measures {
+			_, err := tx.ExecContext(ctx, "INSERT INTO measure (run, name, value, unit) VALUES (?,?,?,?) ON CONFLICT DO NOTHING", id, m.Name, m.Value, m.Unit)
+			if err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 	if err != nil {
@@ -304,6 +328,17 @@ func (s *Store) Nights(ctx context.Context, n int) (nights []*Night, err error) 
 		byID[id] = &r
 		night := byName[r.Night]
 		night.Runs = append(night.Runs, &r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.each(ctx, `SELECT measure.run, name, value, unit FROM measure
+		JOIN run ON run.id = measure.run WHERE night IN (SELECT name FROM `+last+`) ORDER BY measure.run, name`, []any{n}, func(scan func(...any) error) error {
+		var id int64
+		var m Measure
+		err := scan(&id, &m.Name, &m.Value, &m.Unit)
+		byID[id].Measures = append(byID[id].Measures, m)
 		return err
 	})
 	if err != nil {

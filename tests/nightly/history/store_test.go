@@ -3,6 +3,7 @@ package history
 import (
 	"database/sql"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,7 +80,46 @@ func TestNewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 2") {
+	if _, err := Open(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "its schema is 99, want 3") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A history of an earlier program goes on, and one goes into another whole.
+func TestEarlierSchema(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	add := func(s *Store, cell string) {
+		t.Helper()
+		if err := s.Begin(t.Context(), "a", time.UnixMilli(5000)); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Add(t.Context(), &Run{Night: "a", Cell: cell, Attempt: 1, Source: "a tree", Started: time.UnixMilli(5000).UTC(),
+			Results: []Result{{Test: "after: rename", Status: report.Passed}}, Measures: []Measure{{"CREATE", 1.5, "ns"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(s, "old")
+	if _, err := s.db.Exec("ALTER TABLE run DROP COLUMN source; DROP TABLE measure; PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = openStore(t, dir)
+	add(s, "new")
+	other := openStore(t, t.TempDir())
+	if n, err := other.Merge(t.Context(), s); n != 2 || err != nil {
+		t.Fatalf("got %d runs, %v", n, err)
+	}
+	nights, err := other.Nights(t.Context(), -1)
+	if err != nil || len(nights) != 1 || len(nights[0].Runs) != 2 {
+		t.Fatalf("got %+v, %v", nights, err)
+	}
+	old, now := nights[0].Runs[0], nights[0].Runs[1]
+	if old.Cell != "old" || old.Source != "" || old.Measures != nil || len(old.Results) != 1 {
+		t.Errorf("old: got %+v", old)
+	}
+	if now.Cell != "new" || now.Source != "a tree" || !slices.Equal(now.Measures, []Measure{{"CREATE", 1.5, "ns"}}) || len(now.Results) != 1 {
+		t.Errorf("new: got %+v", now)
 	}
 }

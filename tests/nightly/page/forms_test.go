@@ -27,7 +27,8 @@ func twoNights(t *testing.T) status {
 		at := time.Date(2026, 11, 20+i, 2, 0, 0, 0, time.UTC)
 		run := history.Run{Night: name, Cell: "main-notify-v6.12", Attempt: 1, Suite: "main", Base: "v6.12", Version: "6.12.117", Series: "notify",
 			Config: "base,ksmbd", Accelerator: "tcg", Program: "kbuild-run 0123", Tree: "abcd", Started: at, Time: time.Minute, FirstSMB: 2 * time.Second,
-			Folder: name + "/main-notify-v6.12/1/20261121 #1",
+			Folder:   name + "/main-notify-v6.12/1/20261121 #1",
+			Measures: []history.Measure{{Name: "CREATE beside inotify", Value: 1.5 + float64(i), Unit: "µs"}},
 			Results: []history.Result{
 				{Test: "cell", Status: report.Passed},
 				{Test: "after: rename", Status: report.Passed, Time: time.Second},
@@ -169,7 +170,7 @@ func TestPage(t *testing.T) {
 	page := b.String()
 	for _, want := range []string{
 		`href="./b/main-notify-v6.12/1/20261121%20%231/after/rename/transcript.txt"`,
-		`rename/messages.pcap"`, `<span class="failed">✗</span>`, `2 failed, 1 flaky, 1 passed, 1 skipped`, "being mended", "&lt;script&gt;alert",
+		`rename/messages.pcap"`, `<span class="failed">✗</span>`, `2 failed, 1 flaky, 1 passed, 1 skipped`, `CREATE beside inotify: 2.5 µs (1.5 µs to 2.5 µs)`, "being mended", "&lt;script&gt;alert",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %s", want)

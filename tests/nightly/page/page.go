@@ -215,8 +215,24 @@ func (st status) made(k history.Key) (words string) {
 
 // trends are the lines of a cell.
 func (st status) trends(k history.Key) (all []trend) {
-	var nights, up []int
-	var passes, times, smb []float64
+	type curve struct {
+		nights []int
+		values []float64
+		words  func(float64) string
+	}
+	curves := map[string]*curve{}
+	var names []string // in the order they came
+	add := func(name string, night int, value float64, words func(float64) string) {
+		c := curves[name]
+		if c == nil {
+			c = &curve{words: words}
+			curves[name] = c
+			names = append(names, name)
+		}
+		c.nights, c.values = append(c.nights, night), append(c.values, value)
+	}
+	number := func(v float64) string { return fmt.Sprintf("%.0f", v) }
+	short := func(v float64) string { return job.Duration(time.Duration(v)) }
 	st.runs(k, func(i int, r *history.Run) {
 		n := 0
 		for _, t := range r.Results {
@@ -224,18 +240,17 @@ func (st status) trends(k history.Key) (all []trend) {
 				n++
 			}
 		}
-		nights = append(nights, i)
-		passes = append(passes, float64(n))
-		times = append(times, r.Time.Seconds())
+		add("passed", i, float64(n), number)
+		add("time", i, float64(r.Time), short)
 		if r.FirstSMB > 0 {
-			up, smb = append(up, i), append(smb, r.FirstSMB.Seconds())
+			add("power-on to first SMB", i, float64(r.FirstSMB), short)
+		}
+		for _, m := range r.Measures {
+			add(m.Name, i, m.Value, func(v float64) string { return strings.TrimSpace(fmt.Sprintf("%.3g %s", v, m.Unit)) })
 		}
 	})
-	number := func(v float64) string { return fmt.Sprintf("%.0f", v) }
-	short := func(v float64) string { return job.Duration(time.Duration(v * float64(time.Second))) }
-	all = append(all, line("passed", nights, passes, number), line("time", nights, times, short))
-	if len(smb) > 0 {
-		all = append(all, line("power-on to first SMB", up, smb, short))
+	for _, name := range names {
+		all = append(all, line(name, curves[name].nights, curves[name].values, curves[name].words))
 	}
 	return all
 }
