@@ -146,10 +146,20 @@ func agent(ctx context.Context, s *job.Step, src string) (file, key string, err 
 	key = cache.Key(parts...)
 	dir, _, err := cache.Once(ctx, "rootfs", key, map[string]string{"what": "agent"}, func(dir string) error {
 		s.Progress("compile the agent")
-		return job.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", filepath.Join(dir, "agent"), "./rootfs/agent").
-			In(src).With("CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1").Run(ctx)
+		return Program(ctx, "rootfs/agent", filepath.Join(dir, "agent"))
 	})
 	return filepath.Join(dir, "agent"), key, err
+}
+
+// Program compiles a program of ours for a guest: folder is that of its package,
+// from the top of the checkout, file what is written.
+func Program(ctx context.Context, folder, file string) error {
+	src, err := sources()
+	if err != nil {
+		return err
+	}
+	return job.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, "./"+folder).
+		In(src).With("CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1").Run(ctx)
 }
 
 // concat writes the files one behind the other, each padded to whole blocks.
