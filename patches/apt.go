@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"kbuild-run/patches/job"
@@ -132,11 +133,12 @@ func PrivateApt(ctx context.Context, s *job.Step, dir, suite string) (conf strin
 	return conf, nil
 }
 
-// Unpack unpacks a Debian package of a suite, with everything it depends on, the C
+// Unpack unpacks Debian packages of a suite, with everything they depend on, the C
 // library too, into dir, a new folder, and returns them as "name version, ...". So
-// its programs and libraries fit each other whatever the host has, and nothing is
-// installed. A suite of "" takes it from the host's own apt sources.
-func Unpack(ctx context.Context, s *job.Step, dir, suite, name string) (packages string, err error) {
+// their programs and libraries fit each other whatever the host has, and nothing is
+// installed. A suite of "" takes them from the host's own apt sources.
+func Unpack(ctx context.Context, s *job.Step, dir, suite string, names ...string) (packages string, err error) {
+	name := names[0]
 	apt := filepath.Join(dir, "apt")
 	defer func() {
 		if !job.From(ctx).DryRun {
@@ -162,8 +164,8 @@ func Unpack(ctx context.Context, s *job.Step, dir, suite, name string) (packages
 	s.Progress("download %s", name)
 	// With an empty list of installed packages, apt finds all that it needs. It
 	// checks what it downloads against the signed index.
-	get := job.Command("apt-get", append(args, "-q", "-y", "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
-		"--no-install-recommends", "--download-only", "install", name)...)
+	get := job.Command("apt-get", slices.Concat(args, []string{"-q", "-y", "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
+		"--no-install-recommends", "--download-only", "install"}, names)...)
 	if err := get.Run(ctx); err != nil {
 		return "", fmt.Errorf("%w; refresh the package lists with: sudo apt-get update", aptError("download "+name, err))
 	}

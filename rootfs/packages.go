@@ -29,21 +29,22 @@ const multi = "usr/libexec/ksmbd.tools"
 // preloaded is the library of files/change-notify.c in the guest.
 const preloaded = libDir + "/change-notify.so"
 
-// suites are where tools are taken from, in order: the Debian release with 3.5, which
-// knows durable handles and is the same on every host, then whatever the host has.
+// suites are where packages are taken from, in order: the Debian release whose
+// ksmbd-tools, 3.5, know durable handles, and which is the same on every host, then
+// whatever the host has.
 var suites = []string{"trixie", ""}
 
-// packages downloads tools with everything it depends on, the C library too, and
-// returns the folder they are unpacked in. They are downloaded once.
-func packages(ctx context.Context, s *job.Step) (dir, key string, err error) {
+// packages downloads Debian packages with everything they depend on, the C library
+// too, and returns the folder they are unpacked in. They are downloaded once.
+func packages(ctx context.Context, s *job.Step, names ...string) (dir, key string, err error) {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return "", "", fmt.Errorf("get %s: %w; only Debian and its kin are supported", tools, err)
+		return "", "", fmt.Errorf("get %s: %w; only Debian and its kin are supported", names[0], err)
 	}
 	var tried []error
 	for _, suite := range suites {
-		meta := map[string]string{"what": strings.TrimSpace(tools + " with libraries " + suite)}
-		dir, cached, err := cache.Once(ctx, "packages", cache.Key(tools, suite), meta, func(dir string) (err error) {
-			meta["packages"], err = patches.Unpack(ctx, s, dir, suite, tools)
+		meta := map[string]string{"what": strings.TrimSpace(names[0] + " with libraries " + suite)}
+		dir, cached, err := cache.Once(ctx, "packages", cache.Key(append(names, suite)...), meta, func(dir string) (err error) {
+			meta["packages"], err = patches.Unpack(ctx, s, dir, suite, names...)
 			return err
 		})
 		if err == nil && cached {
@@ -70,7 +71,7 @@ func preload(ctx context.Context, s *job.Step, src string) (file, key string, er
 	if err != nil {
 		return "", "", err
 	}
-	args := []string{"-Wall", "-Werror", "-O2", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector"}
+	args := []string{"-Wall", "-Werror", "-O2", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector", "-Wl,-z,lazy"}
 	key = cache.Key(append([]string{name, string(text), string(release)}, args...)...)
 	dir, _, err := cache.Once(ctx, "rootfs", key, map[string]string{"what": name + " for ksmbd.mountd"}, func(dir string) error {
 		s.Progress("compile %s", name)
@@ -80,8 +81,8 @@ func preload(ctx context.Context, s *job.Step, src string) (file, key string, er
 }
 
 // addTools puts ksmbd's programs, the libraries they load, and the character
-// sets they need into a. Nothing else in the guest is linked to a C library, so
-// that library is preloaded into them alone.
+// sets they need into a. What else in the guest is linked to a C library, Samba, has
+// no libnl, and is not touched by the library that is preloaded.
 func addTools(a *Archive, dir, library string) error {
 	if err := a.Copy(multi, filepath.Join(dir, multi), 0o755); err != nil {
 		return err
@@ -149,11 +150,11 @@ func addLibraries(a *Archive, dir, program string, seen map[string]bool) error {
 
 // findLibrary returns the file behind a soname among the unpacked packages.
 func findLibrary(dir, soname string) (string, error) {
-	for _, d := range []string{libDir, "usr/" + libDir, "lib64", "usr/lib64"} {
+	for _, d := range []string{libDir, "usr/" + libDir, "lib64", "usr/lib64", "usr/" + libDir + "/samba"} {
 		p, err := filepath.EvalSymlinks(filepath.Join(dir, d, soname))
 		if err == nil && strings.HasPrefix(p, dir) {
 			return p, nil
 		}
 	}
-	return "", fmt.Errorf("find library %s: not in the packages %s depends on", soname, tools)
+	return "", fmt.Errorf("find library %s: not in the packages that were downloaded", soname)
 }

@@ -85,7 +85,7 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if err != nil {
 		return nil, err
 	}
-	unpacked, packagesKey, err := packages(ctx, s)
+	unpacked, packagesKey, err := packages(ctx, s, tools)
 	if err != nil {
 		return nil, err
 	}

@@ -249,7 +249,7 @@ func TestPackageErrors(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := fakes(t, c.scripts)
 			err := new(job.Job).Step("packages", func(s *job.Step) error {
-				_, _, err := packages(t.Context(), s)
+				_, _, err := packages(t.Context(), s, tools)
 				return err
 			})
 			if err == nil {
@@ -301,5 +301,37 @@ func TestInterrupt(t *testing.T) {
 	}
 	if got := entries(t, dir); len(got) != 0 {
 		t.Errorf("left in the cache: %v", got)
+	}
+}
+
+// Debian's smbd can be had, with every library that one of its programs names.
+func TestSamba(t *testing.T) {
+	for _, tool := range []string{"apt-get", "dpkg-deb"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	var file string
+	err := new(job.Job).Step("samba", func(s *job.Step) (err error) {
+		file, err = Samba(t.Context(), s)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := read(t, b)
+	for _, name := range []string{"usr/sbin/smbd", "usr/bin/smbcontrol", "usr/libexec/samba/rpcd_classic",
+		"usr/lib/x86_64-linux-gnu/samba/vfs/streams_xattr.so", "lib/x86_64-linux-gnu/libc.so.6", "etc/samba/smb.conf"} {
+		if _, ok := all[name]; !ok {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	want := "tester:1000:" + strings.Repeat("X", 32) + ":" + strings.ToUpper(hex.EncodeToString(ntHash("tester-password"))) + ":[U          ]:LCT-00000001:\n"
+	if got := smbpasswd(); !strings.HasPrefix(got, want) {
+		t.Errorf("smbpasswd: got %q, want %q at its beginning", got, want)
 	}
 }

@@ -31,8 +31,9 @@ each time, and everything goes with the command.`,
 
 // flags of every command that boots a guest.
 type flags struct {
-	road rootfs.Road
-	o    Options
+	road   rootfs.Road
+	o      Options
+	server string
 }
 
 func (f *flags) add(c *cobra.Command) {
@@ -42,6 +43,7 @@ func (f *flags) add(c *cobra.Command) {
 	c.Flags().IntVar(&f.o.Memory, "memory", 0, "the guest's memory in `MiB` (default 1024, debug kernels 2048)")
 	c.Flags().StringVar(&f.o.Dir, "out", "", "keep console.log in `DIR`")
 	c.Flags().BoolVar(&f.o.Pcap, "pcap", false, "with --out: capture the guest's network to capture.pcap")
+	c.Flags().StringVar(&f.server, "server", "ksmbd", "`SERVER` of the guest: "+strings.Join(Servers, ", ")+"; both has Debian's smbd on another port")
 	c.Flags().StringSliceVar(&f.o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS`: "+strings.Join(DebugAreas, ", "))
 	c.Flags().BoolVar(&f.o.Core, "core", false, "with --out: keep the memory of a guest that hangs at boot")
 	c.Flags().StringArrayVar(&f.o.Kernel, "append", nil, "add `WORD` to the kernel's command line")
@@ -59,6 +61,9 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 		return err
 	}
 	if err := CheckDebug(f.o.Debug); err != nil {
+		return err
+	}
+	if err := f.o.SetServer(f.server); err != nil {
 		return err
 	}
 	image, err := f.road.Image(ctx)

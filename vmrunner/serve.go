@@ -23,8 +23,12 @@ func serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "serve SMB from a fresh guest on an address of this host",
-		Long: `Serve boots a guest whose ksmbd clients reach on an address of this host, and ends
+		Long: `Serve boots a guest whose server clients reach on an address of this host, and ends
 with Ctrl-C. The share is "share", for the users ` + userNames() + `.
+
+--server samba has Debian's smbd serve the same share of the same disk by the same
+kernel, in place of ksmbd, --server both beside it. It is downloaded once and
+unpacked into the guest, never installed on the host.
 
 --share DIR puts a copy of the folder, with its extended attributes, on the guest's
 ext4 disk. It is a copy since ksmbd needs extended attributes, ACLs and fsnotify of
@@ -111,6 +115,9 @@ func serve(ctx context.Context, vm *VM, target string) error {
 	u := rootfs.Users[0]
 	j.Logf("serving //%s/share; end it with Ctrl-C", vm.Addr(portSMB))
 	j.Logf("  smbclient -p %s -U %s%%%s //%s/share", port, u.Name, u.Password, host)
+	if samba := vm.samba; samba != 0 && samba != portSMB {
+		j.Logf("and smbd beside ksmbd, the same share of the same disk, at %s", vm.Addr(samba))
+	}
 	lost := make(chan error, 1)
 	if target != "" {
 		t, err := expose(ctx, target, net.JoinHostPort(host, port))

@@ -213,18 +213,26 @@ func (vm *VM) SFTP() (*sftp.Client, error) {
 	return c, nil
 }
 
-// withFiles returns an initramfs of the image and more files, in memory.
-func withFiles(image string, more ...*rootfs.Archive) (*os.File, error) {
-	src, err := os.Open(image)
-	if err != nil {
-		return nil, fmt.Errorf("read image: %w", err)
-	}
-	defer src.Close()
+// withFiles returns an initramfs of archives and more files, in memory.
+func withFiles(archives []string, more ...*rootfs.Archive) (*os.File, error) {
 	f, err := memoryFile("initramfs")
 	if err != nil {
 		return nil, err
 	}
-	_, err = io.Copy(f, src)
+	add := func(archive string) error {
+		src, err := os.Open(archive)
+		if err != nil {
+			return fmt.Errorf("read image: %w", err)
+		}
+		defer src.Close()
+		_, err = io.Copy(f, src)
+		return err
+	}
+	for _, a := range archives {
+		if err == nil {
+			err = add(a)
+		}
+	}
 	for _, a := range more {
 		if err == nil && a != nil {
 			_, err = a.WriteTo(f)

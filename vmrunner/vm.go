@@ -35,6 +35,30 @@ const (
 	portSMB = 445
 )
 
+// PortSamba is where smbd serves beside ksmbd when nobody says where.
+const PortSamba = 1445
+
+// Servers are the words for what serves in a guest.
+var Servers = []string{"ksmbd", "samba", "both"}
+
+// SetServer sets Samba by one of Servers.
+func (o *Options) SetServer(name string) error {
+	switch name {
+	case "", "ksmbd":
+		o.Samba = 0
+	case "samba":
+		o.Samba = portSMB
+		if len(o.Debug) > 0 {
+			return job.Usage(errors.New("print debug messages of ksmbd: it does not run with --server samba"))
+		}
+	case "both":
+		o.Samba = PortSamba
+	default:
+		return job.Usage(fmt.Errorf("serve by %q: there is %s", name, strings.Join(Servers, ", ")))
+	}
+	return nil
+}
+
 // Lines of the agent, rootfs/agent/main.go.
 const (
 	markStarted = "kbuild-run: agent started"
@@ -54,6 +78,7 @@ type Options struct {
 	Dir    string          // for console.log and capture.pcap; "" is a folder that goes with the VM
 	Listen string          // address for the guest's port 445; "" is a free port of 127.0.0.1
 	Share  string          // disk with what is to be in the share, rootfs.CopyDisk; "" is an empty one
+	Samba  int             // port of the guest for Debian's smbd: 445 instead of ksmbd, another beside it; 0: none
 	Debug  []string        // what ksmbd prints debug messages about, to the console: see DebugAreas
 	GDB    bool            // let gdb attach, see GDBScript
 	Core   bool            // keep the memory of a guest that hangs, see Hang
@@ -85,6 +110,9 @@ type VM struct {
 	scale   int
 	cpus    int
 	core    bool
+	samba   int
+
+	archives []string // what the initramfs is made of, before what is this VM's alone
 
 	mu    sync.Mutex
 	times Times
@@ -144,12 +172,20 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	if o.CPUs == 0 {
 		o.CPUs = 2
 	}
-	vm.cpus, vm.core = o.CPUs, o.Core
+	vm.cpus, vm.core, vm.samba = o.CPUs, o.Core, o.Samba
 	if o.Memory == 0 {
 		o.Memory = 1024
 		if debugKernel(i.Kernel.Config) {
 			o.Memory = 2048
 		}
+	}
+	vm.archives = []string{i.Path}
+	if o.Samba != 0 {
+		samba, err := rootfs.Samba(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		vm.archives = append(vm.archives, samba)
 	}
 	if j := job.From(ctx); j.DryRun {
 		ports, err := o.forward()
@@ -223,7 +259,7 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 	if err != nil {
 		return err
 	}
-	initrd, err := withFiles(vm.image.Path, o.Files, &keys.files)
+	initrd, err := withFiles(vm.archives, o.Files, &keys.files)
 	if err != nil {
 		return err
 	}
@@ -336,6 +372,9 @@ func (vm *VM) spec(o Options, ports map[int]string) *spec {
 	if o.Share != "" {
 		sp.disk, sp.append = o.Share, append(slices.Clone(sp.append), "kbuild_run.copy")
 	}
+	if o.Samba != 0 {
+		sp.append = append(slices.Clone(sp.append), fmt.Sprintf("kbuild_run.samba=%d", o.Samba))
+	}
 	if o.GDB {
 		sp.append = append(slices.Clone(sp.append), "nokaslr")
 	}
@@ -344,7 +383,11 @@ func (vm *VM) spec(o Options, ports map[int]string) *spec {
 
 // forward chooses the addresses at which ports of the guest are reached.
 func (o *Options) forward() (map[int]string, error) {
-	ports, err := freePorts(append([]int{portSSH, portSMB}, o.Ports...))
+	guest := append([]int{portSSH, portSMB}, o.Ports...)
+	if o.Samba != 0 && !slices.Contains(guest, o.Samba) {
+		guest = append(guest, o.Samba)
+	}
+	ports, err := freePorts(guest)
 	if err != nil {
 		return nil, err
 	}
@@ -469,7 +512,7 @@ func (vm *VM) fault(what string, err error) error {
 }
 
 // Addr returns where a client on this host reaches a port of the guest: one of
-// Options.Ports, 22 or 445.
+// Options.Ports, Options.Samba, 22 or 445.
 func (vm *VM) Addr(guestPort int) string {
 	addr, ok := vm.ports[guestPort]
 	if !ok {

@@ -144,6 +144,17 @@ func booted(with string) bool {
 	return slices.Contains(strings.Fields(string(cmdline)), with)
 }
 
+// bootedWith returns the value of the parameter on the kernel's command line, or "".
+func bootedWith(parameter string) string {
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	for _, word := range strings.Fields(string(cmdline)) {
+		if value, ok := strings.CutPrefix(word, parameter+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 // mountShare mounts the exported file system. "share" is for everybody,
 // "private" for its owner.
 func mountShare() error {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 const address = "10.0.2.15/24"
 
 // serve makes the guest usable and answers the host. It tells "ready" when
-// /etc/rc has ended well and ksmbd listens.
+// /etc/rc has ended well and the servers listen.
 func serve() error {
 	if err := network(); err != nil {
 		return err
@@ -95,6 +96,7 @@ func boot() error {
 	}
 	defer log.Close()
 	rc := exec.Command("/bin/sh", "/etc/rc")
+	rc.Env = append(os.Environ(), "SAMBA_PORT="+bootedWith("kbuild_run.samba"))
 	rc.Stdout, rc.Stderr = log, log
 	err = rc.Run()
 	out, _ := os.ReadFile(log.Name())
@@ -105,7 +107,14 @@ func boot() error {
 	if err != nil {
 		return fmt.Errorf("/etc/rc: %w: %s", err, lines[len(lines)-1])
 	}
-	return listening(445, 30*time.Second)
+	for _, port := range []string{"445", bootedWith("kbuild_run.samba")} {
+		if n, err := strconv.Atoi(port); err == nil {
+			if err := listening(n, 30*time.Second); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // listening waits until a socket listens on the port. It reads the kernel's
