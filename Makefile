@@ -21,7 +21,8 @@ test: kbuild-run ## set up the host, with Samba where that starts no server, the
 	./kbuild-run --series notify
 	go run ./tests/sum ./...
 
-bench: setup ## measure what the series costs: out/*-bench/bench.md
+bench: kbuild-run ## set up the host, then measure what the series costs: out/*-bench/bench.md
+	./kbuild-run setup --with mkfs.xfs,udevd,python3,smbd
 	./kbuild-run bench
 
 setup: kbuild-run ## install what the host lacks

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -286,6 +287,35 @@ func TestGuest(t *testing.T) {
 }
 
 // Guests at the same time must not get into each other's way.
+// A guest whose clock counts instructions needs the same for the same each time.
+func TestCount(t *testing.T) {
+	vm := start(t, Options{Count: true})
+	var runs [2]map[string]float64
+	for i := range runs {
+		r, err := vm.Run(t.Context(), "fscost /tmp/cost 200 3 30")
+		if err != nil || r.Code != 0 {
+			t.Fatalf("fscost: %v, %+v", err, r)
+		}
+		runs[i] = map[string]float64{}
+		for line := range strings.Lines(string(r.Stdout)) {
+			var op string
+			var depth, n float64
+			if _, err := fmt.Sscan(line, &op, &depth, &n); err != nil {
+				t.Fatalf("read %q: %v", line, err)
+			}
+			runs[i][fmt.Sprint(op, " at ", depth)] = n
+		}
+	}
+	if len(runs[0]) != 10 {
+		t.Fatalf("got %v, want five operations at two depths", runs[0])
+	}
+	for what, n := range runs[0] {
+		if again := runs[1][what]; n < 500 || math.Abs(again/n-1) > 0.005 {
+			t.Errorf("%s: got %v and %v instructions, want 500 or more, and the same within 0.5 %%", what, n, again)
+		}
+	}
+}
+
 func TestTwoGuests(t *testing.T) {
 	i := image(t)
 	var vms [2]*VM

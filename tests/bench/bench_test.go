@@ -55,7 +55,7 @@ func TestAlternate(t *testing.T) {
 
 // example has all that a report can have.
 func example() *Report {
-	g := &GroupReport{Name: "fs", About: "What it costs.", Axis: "depth", Base: "unpatched", limits: []Bound{
+	g := &GroupReport{Name: "fs", About: "What it costs.", Axis: "depth", Base: "unpatched", Percent: true, limits: []Bound{
 		{Says: "nobody watches", Variant: "no watch", Against: "unpatched", Limit: 1},
 		{Says: "a tree watch", Metrics: "^create", Variant: "tree", Against: "unpatched", Limit: 1.1},
 		{Says: "does not grow", Variant: "tree", Against: Smallest, Limit: 1.05},
@@ -135,7 +135,7 @@ func TestPlot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, words := range map[string][]string{
-		"fs-create-on-ext4.svg": {"create on ext4", "depth", "instructions", "unpatched", "no watch", "tree", "bound of tree", "x^0.08"},
+		"fs-create-on-ext4.svg": {"create on ext4", "depth", "more instructions than unpatched, %", "no watch", "tree", "bound of tree", "x^0.08"},
 		"toolkit-boot.svg":      {"boot", "seconds", "kbuild-run", "other", "bound of kbuild-run: 4.00s"},
 	} {
 		text, err := os.ReadFile(filepath.Join(dir, file))

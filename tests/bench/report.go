@@ -182,7 +182,7 @@ func (g *GroupReport) base(metric string) string {
 func (r *Report) Markdown(w io.Writer, last *Report) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# What %s costs on Linux %s\n\n", r.Series, r.Version)
-	fmt.Fprintf(&b, "A cell is the median of the repetitions, with the half of their span where they differ, and\nthe change against the first column with figures.\n")
+	fmt.Fprintf(&b, "A cell is the median of the repetitions, with the half of their span where they differ, and\nthe change against the first column with figures. Where a table has ranges, they are over all sizes.\n")
 	r.bounds(&b)
 	for _, g := range r.Groups {
 		g.markdown(&b)
@@ -225,6 +225,9 @@ func (g *GroupReport) markdown(b *bytes.Buffer) {
 			metrics = append(metrics, r.Metric)
 		}
 	}
+	if g.Percent {
+		g.short(b, metrics)
+	}
 	for len(metrics) > 0 {
 		same := g.variants(metrics[0])
 		var of, rest []string
@@ -248,6 +251,43 @@ func (g *GroupReport) markdown(b *bytes.Buffer) {
 	}
 	for _, p := range g.Plots {
 		fmt.Fprintf(b, "\n![%s](%s)\n", strings.TrimSuffix(filepath.Base(p), ".svg"), p)
+	}
+}
+
+// short writes the changes against Base over all sizes, a line a metric.
+func (g *GroupReport) short(b *bytes.Buffer, metrics []string) {
+	variants := slices.DeleteFunc(g.variants(metrics[0]), func(v string) bool { return v == g.Base })
+	rows := [][]string{append([]string{"", g.Base}, variants...)}
+	for _, m := range metrics {
+		row := []string{m, ""}
+		for _, v := range variants {
+			low, high := math.Inf(1), math.Inf(-1)
+			for _, r := range g.Rows {
+				base := g.row(m, g.Base, r.Size)
+				if r.Metric != m || r.Variant != v || base == nil || Median(base.Values) == 0 {
+					continue
+				}
+				if row[1] == "" {
+					row[1] = quantity(Median(base.Values), base.Unit)
+				}
+				change := 100 * (Median(r.Values)/Median(base.Values) - 1)
+				low, high = min(low, change), max(high, change)
+			}
+			text := ""
+			if l, h := fmt.Sprintf("%+.1f", low), fmt.Sprintf("%+.1f", high); low <= high && l == h {
+				text = h + " %"
+			} else if low <= high {
+				text = l + " to " + h + " %"
+			}
+			row = append(row, text)
+		}
+		if row[1] != "" {
+			rows = append(rows, row)
+		}
+	}
+	if len(rows) > 1 {
+		b.WriteByte('\n')
+		table(b, rows)
 	}
 }
 
