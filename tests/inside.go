@@ -157,6 +157,7 @@ func leaked(out string, options []byte, now time.Time, during func(from, to time
 	}
 	for n := range reports {
 		r := &reports[n]
+		r.Line = 0 // of no console
 		m := jiffiesRE.FindStringSubmatch(r.Text)
 		if m == nil || hz == 0 {
 			continue

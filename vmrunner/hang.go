@@ -133,7 +133,6 @@ func (vm *VM) Hang(ctx context.Context, dir string, why error) (splat.Report, er
 		report.Text += text
 		report.Frames = frames
 	}
-	report.Line = 1
 	return report, errors.Join(errs...)
 }
 

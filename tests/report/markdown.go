@@ -267,7 +267,7 @@ func (r *Report) complaints(b *bytes.Buffer) {
 			b.WriteString(head)
 			head = ""
 			at := ""
-			if c.Console != "" {
+			if c.Console != "" && k.Line > 0 {
 				at = fmt.Sprintf(", %s line %d", oneLine(c.Console), k.Line)
 			}
 			fmt.Fprintf(b, "\n%s: %s%s\n\n%s", cell(c.Name), cell(k.Head()), at, fence(k.Body()))

@@ -19,7 +19,7 @@ import (
 type Report struct {
 	Kind   string   `json:"kind"`             // BUG, WARNING, KASAN, lockdep, ...
 	Title  string   `json:"title"`            // without what differs from run to run: addresses, offsets, pids, times
-	Line   int      `json:"line"`             // of the log, from 1
+	Line   int      `json:"line"`             // of the log, from 1; 0: it was not in the log
 	Text   string   `json:"text"`             // the lines as printed
 	Frames []string `json:"frames,omitempty"` // its first own functions, innermost first, see frames
 	During []string `json:"during,omitempty"` // what ran when it was printed, see Begin
