@@ -35,11 +35,11 @@ var vocabulary map[string]*command
 func init() {
 	const watched = "-filter F -tree -size N"
 	vocabulary = map[string]*command{
-		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-bind NAME] [-patient]",
-			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -bind adds a channel to a session, -patient waits for a server that starts",
-			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -bind NAME -patient", 1, 1, connect},
+		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-client NAME] [-bind NAME] [-patient]",
+			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -client as the same client alone, -bind adds a channel to a session, -patient waits for a server that starts",
+			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -client NAME -bind NAME -patient", 1, 1, connect},
 		"open": {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-share read,write,delete] [-file] [-delete-on-close] [-lease rwh] [-guid WORD [-replay|-reconnect]]",
-			"open what is there; the handle is named after the last part of PATH; -share is what others may do, everything when not given, -file takes no directory, -lease asks for a lease, which must be granted, -guid for a durable handle with a CreateGuid made of WORD, -replay sends that CREATE again, -reconnect asks for the handle of a connection that is gone",
+			"open what is there; the handle is named after the last part of PATH; -share is what others may do, everything when not given, -file takes no directory, -lease asks for a lease, which must be granted, -guid for a durable handle with a CreateGuid made of WORD, -replay sends that CREATE again, -reconnect asks for the handle of a connection that is gone, until the server has noticed that it is",
 			opening, 2, 2, open},
 		"create": {"create NAME PATH [as HANDLE] [-overwrite] [-reparse] [-lease rwh]", "create a file, or overwrite one; without a handle's name it is closed at once; -reparse sets FILE_OPEN_REPARSE_POINT",
 			"-overwrite -reparse -lease STATE", 2, 2, create},
@@ -215,7 +215,7 @@ func connect(st *state, l *line) (err error) {
 	}
 	setup := client.Setup{Credentials: who}
 	old := map[string]*peer{} // by option
-	for _, option := range []string{"-tree", "-on", "-replace", "-bind"} {
+	for _, option := range []string{"-tree", "-on", "-replace", "-client", "-bind"} {
 		if name, ok := l.options[option]; ok {
 			if old[option], err = st.peer(name); err != nil {
 				return err
@@ -247,6 +247,9 @@ func connect(st *state, l *line) (err error) {
 		// The same client comes once more: its ClientGuid says so.
 		if p := old["-replace"]; p != nil {
 			o.ClientGUID, setup.Previous = p.conn.Options.ClientGUID, p.sess.ID
+		}
+		if p := old["-client"]; p != nil {
+			o.ClientGUID = p.conn.Options.ClientGUID
 		}
 		if p := old["-bind"]; p != nil {
 			o.ClientGUID, setup.Bind = p.conn.Options.ClientGUID, p.sess

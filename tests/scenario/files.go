@@ -134,6 +134,9 @@ func (st *state) opened(p *peer, l *line, o client.Create) error {
 		req.Edit = func(h *smb2.Hdr) { h.Flags |= smb2.SMB2_FLAGS_REPLAY_OPERATION }
 	}
 	resp, err := p.conn.Do(ctx, req)
+	for l.has("-reconnect") && errors.Is(err, client.Status(smb2.STATUS_OBJECT_NAME_NOT_FOUND)) && ctx.Err() == nil {
+		resp, err = p.conn.Do(ctx, p.tree.CreateRequest(path, o))
+	}
 	if err != nil {
 		return err
 	}
