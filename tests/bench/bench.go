@@ -76,6 +76,8 @@ type Bound struct {
 	// Limit: the value of that variant at the same size; Smallest: that of the
 	// same variant at the smallest size; "": nothing.
 	Against string
+
+	From float64 // the smallest size that it is about
 }
 
 // Smallest stands for the value at the smallest size in Bound.Against.
@@ -146,7 +148,7 @@ func (bound Bound) hold(rows []Row) Verdict {
 	re := regexp.MustCompile(bound.Metrics)
 	missed := false
 	for _, r := range rows {
-		if r.Variant != bound.Variant || !re.MatchString(r.Metric) {
+		if r.Variant != bound.Variant || r.Size < bound.From || !re.MatchString(r.Metric) {
 			continue
 		}
 		value, least := Median(r.Values), slices.Min(r.Values)

@@ -29,7 +29,7 @@ type Options struct {
 }
 
 // groups in the order of the report.
-var groups = []Group{fileSystem, toolkit}
+var groups = []Group{fileSystem, notification, manyWatches, toolkit}
 
 // fragments of the kernel that is measured: those of a kernel for use, without
 // KUnit, with what some groups want.

@@ -1,0 +1,180 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"kbuild-run/patches/job"
+	"kbuild-run/vmrunner"
+)
+
+var manyWatches = Group{
+	Name: "watches",
+	About: `What many watches cost, on both servers of one guest, by the client of the group notify. Each
+watch is a handle of its own with a request that waits, for names, 500 on a connection, four
+connections at once; they are of one directory, or each of its own. "arm" is from the first
+request to the last interim response, with the directories open; "close" closes the handles
+and takes in each final response. Memory is the growth of the kernel's live slab objects, each
+cache shrunk before, and of the processes' proportional set size, for a watch beside its
+handle. A change that concerns no watch is the creation and removal of a file elsewhere on the
+file system, by raw system calls; "added" is against the same guest before it had the watches.
+Where watches share a directory a change concerns all of them.`,
+	Axis: "watches",
+	Bounds: []Bound{
+		{Says: "arm 10,000 and more: a tenth of Samba's time", Metrics: "^arm", Variant: "ksmbd", Against: "samba", From: 10000, Limit: 0.1},
+		{Says: "a change that concerns no watch: the same with 1 and with all", Metrics: "^concerns none, .*in all", Variant: "ksmbd", Against: Smallest, Limit: 1.005},
+		{Says: "memory of an idle flat watch: 1 KiB", Metrics: "^kernel memory of a watch, flat", Variant: "ksmbd", Limit: 1024},
+	},
+	Run: runWatches,
+}
+
+// layouts are where watches can be.
+var layouts = []struct {
+	name string
+	args []string
+	one  bool
+}{
+	{"flat, a directory each", nil, false},
+	{"tree, a directory each", []string{"-tree"}, false},
+	{"flat, one directory", []string{"-one"}, true},
+	{"tree, one directory", []string{"-one", "-tree"}, true},
+}
+
+// crowdBudget is how long a step with many watches may take: the sizes that matter
+// to the bounds take a server that grows in proportion a tenth of it.
+const crowdBudget = 5 * time.Minute
+
+func runWatches(ctx context.Context, b *Bench) error {
+	if err := countWatches(ctx, b); err != nil {
+		return err
+	}
+	sizes, budget, memory := []int{1, 100, 1000}, 20*time.Second, 2048
+	if !b.Quick {
+		sizes, budget, memory = []int{1, 100, 10000, 100000}, crowdBudget, 6144
+	}
+	g, err := startLoad(ctx, b, "watches-time", vmrunner.Options{Memory: memory, Kernel: []string{"slab_nomerge"}})
+	if err != nil {
+		return err
+	}
+	defer g.stop(ctx)
+	return job.From(ctx).Step("bench watches", func(s *job.Step) error {
+		over := map[string]int{} // sizes that took too long, by server and layout
+		for _, y := range layouts {
+			for _, n := range sizes {
+				var variants []Variant
+				for _, srv := range loadServers {
+					what := srv.name + ", " + y.name
+					if smaller, ok := over[what]; ok {
+						b.Skip(fmt.Sprintf("%s, %d watches", what, n), fmt.Sprintf("%d were too many already", smaller))
+						continue
+					}
+					args := append([]string{"watches", "-n", fmt.Sprint(n), "-events", fmt.Sprint(b.Times(20, 100)), "-budget", budget.String()}, y.args...)
+					variants = append(variants, Variant{srv.name, func(ctx context.Context) ([]Reading, error) {
+						if _, ok := over[what]; ok {
+							return nil, nil
+						}
+						f, err := g.load(ctx, srv, args...)
+						why := f.skipped()
+						if err != nil && srv.name == "samba" && ctx.Err() == nil && g.vm.Err() == nil {
+							why, err = err.Error(), nil // it is not Samba that is tested
+						}
+						if why != "" {
+							over[what] = n
+							b.Skip(fmt.Sprintf("%s, %d watches, in part", what, n), why)
+						}
+						return watched(f, y.name, float64(n)), err
+					}})
+				}
+				times := 1
+				if n <= 1000 {
+					times = b.Times(1, 3)
+				}
+				if err := b.Alternate(ctx, s, 0, times, variants...); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// skipped says what the load could not do in its time, or "".
+func (all figures) skipped() string {
+	i := slices.IndexFunc(all, func(f figure) bool { return f.Skip != "" })
+	if i < 0 {
+		return ""
+	}
+	return all[i].Skip
+}
+
+// watched are the readings of n watches: what was measured before it took too long.
+func watched(f figures, layout string, n float64) (all []Reading) {
+	add := func(metric, unit, name string) {
+		if v := f.get(name); v != nil {
+			all = append(all, Reading{metric + ", " + layout, n, unit, Median(v)})
+		}
+	}
+	add("open", Nanoseconds, "open")
+	add("arm", Nanoseconds, "arm")
+	add("close", Nanoseconds, "close")
+	add("CPU time of the server to arm", Nanoseconds, "arm/cpu")
+	add("kernel memory of a handle", Bytes, "handle/slab")
+	add("kernel memory of a watch", Bytes, "watch/slab")
+	add("process memory of a watch", Bytes, "watch/process")
+	add("create by a client that concerns none to its own response", Nanoseconds, "none/client")
+	add("create to the response of the one watch concerned", Nanoseconds, "concerns-one")
+	add("create to the last response", Nanoseconds, "concerns-all")
+	return all
+}
+
+// countWatches counts the instructions of changes: on ksmbd alone, since no process
+// of Samba's takes part in a change that inotify has no watch for.
+func countWatches(ctx context.Context, b *Bench) error {
+	sizes, memory := []int{1, 1000}, 2048
+	if !b.Quick {
+		sizes, memory = []int{1, 100, 10000, 100000}, 6144
+	}
+	g, err := startLoad(ctx, b, "watches-count", vmrunner.Options{Memory: memory, Count: true})
+	if err != nil {
+		return err
+	}
+	defer g.stop(ctx)
+	ksmbd := loadServers[0]
+	return job.From(ctx).Step("bench watches, instructions", func(s *job.Step) error {
+		for _, y := range layouts {
+			for _, n := range sizes {
+				if y.one && n > 10000 {
+					b.Skip(fmt.Sprintf("instructions, %s, %d watches", y.name, n), "each change is told to each watch: the group's times show it")
+					continue
+				}
+				args := append([]string{"watches", "-n", fmt.Sprint(n), "-events", fmt.Sprint(b.Times(50, 200))}, y.args...)
+				err := b.Alternate(ctx, s, 0, b.Times(1, 2), Variant{ksmbd.name, func(ctx context.Context) ([]Reading, error) {
+					f, err := g.load(ctx, ksmbd, args...)
+					if err != nil {
+						return nil, err
+					}
+					return counted(f, y.name, float64(n)), nil
+				}})
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// counted are the readings of n watches under a clock of instructions.
+func counted(f figures, layout string, n float64) []Reading {
+	before, none := Median(f.get("none/before/local")), Median(f.get("none/local"))
+	all := []Reading{
+		{"concerns none, " + layout + ", in all", n, Instructions, none},
+		{"concerns none, " + layout + ", added", n, Instructions, none - before},
+	}
+	if one := f.get("concerns-one"); one != nil {
+		all = append(all, Reading{"create to the response of the one watch concerned, " + layout + ", one CPU", n, Instructions, Median(one)})
+	}
+	return all
+}
