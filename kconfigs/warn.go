@@ -226,8 +226,11 @@ type lintReader struct {
 var (
 	compiles = regexp.MustCompile(`^  CC (?:\[M\])? +(\S+\.o)$`)
 	checks   = regexp.MustCompile(`^  CHECK +(\S+)\.c$`)
-	warns    = regexp.MustCompile(`^(\S+?:\d+:\d+): (?:warning|error): |^\S+?:\d+ \S+\(\) (?:warn|error): `) // smatch's have no column
-	document = regexp.MustCompile(`^([^\s:]+:\d+: (warning|info): |(Warning|Error): )`)                      // kernel-doc's: no column
+	warns    = regexp.MustCompile(`^\S+?:\d+:\d+: (?:warning|error): `)
+	// smatch's own have no column. What its parser, an old sparse's, does not
+	// understand does not stop it, and is no fault of the tree's.
+	smatchWarns = regexp.MustCompile(`^\S+?:\d+ \S+\(\) (?:warn|error): `)
+	document    = regexp.MustCompile(`^([^\s:]+:\d+: (warning|info): |(Warning|Error): )`) // kernel-doc's: no column
 )
 
 // line takes a line of make's. With --output-sync the lines of one target stand
@@ -251,10 +254,10 @@ func (r *lintReader) line(l string) {
 		return
 	}
 	all := r.book[r.object]
-	switch m := warns.FindStringSubmatch(l); {
-	case m != nil:
+	switch {
+	case r.tool != "smatch" && warns.MatchString(l) || r.tool == "smatch" && smatchWarns.MatchString(l):
 		r.book[r.object] = append(all, Warning{r.tool, r.object, r.relative(l)})
-	case len(all) > 0 && all[len(all)-1].Tool == r.tool:
+	case r.tool != "smatch" && len(all) > 0 && all[len(all)-1].Tool == r.tool:
 		all[len(all)-1].Text += "\n" + l
 	}
 }

@@ -53,7 +53,7 @@ a.c:1:1: warning: of nobody
 		t.Errorf("compiled again: got %q, want none", got)
 	}
 	r = lintReader{compiler: "gcc", checker: "smatch", tree: "/t", dir: "/o", book: notebook{}}
-	for _, l := range []string{"  CC [M]  fs/smb/a.o", "  CHECK   /t/fs/smb/a.c", "/t/fs/smb/a.c:12 f() warn: variable dereferenced before check 'x' (see line 10)", "  LD [M]  fs/smb/cifs.o"} {
+	for _, l := range []string{"  CC [M]  fs/smb/a.o", "  CHECK   /t/fs/smb/a.c", "/t/include/b.h:3:9: error: static assertion failed", "/t/fs/smb/a.c:12 f() warn: variable dereferenced before check 'x' (see line 10)", "  LD [M]  fs/smb/cifs.o"} {
 		r.line(l)
 	}
 	want = []Warning{{"smatch", "fs/smb/a.o", "fs/smb/a.c:12 f() warn: variable dereferenced before check 'x' (see line 10)"}}
