@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/mail"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ import (
 func Command(boot Boot) *cobra.Command {
 	var o Options
 	var boots bool
-	var mbox string
+	var mbox, out string
 	var asJSON bool
 	var columns strings.Builder
 	for _, c := range Columns {
@@ -78,6 +79,11 @@ Exit code 0: no check found anything.`,
 				return err
 			}
 			m.Print(job.From(ctx).Out)
+			if out != "" {
+				if err := m.write(out); err != nil {
+					return err
+				}
+			}
 			return m.Err()
 		},
 	}
@@ -86,10 +92,46 @@ Exit code 0: no check found anything.`,
 	f.StringVar(&o.Base, "base", "", "kernel `BASE` the series is kept for (default v6.12, or what fits --tree)")
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringVar(&mbox, "mbox", "", "check the patches in the mailbox `FILE`")
+	f.StringVar(&out, "out", "", "write what is found into check.json in `DIR`, too")
 	f.BoolVar(&asJSON, "json", false, "check the mail on standard input, for b4 review")
 	f.BoolVar(&boots, "boot", false, "build, boot and test the kernel of each patch: minutes each")
 	f.BoolVar(&o.NoBuild, "no-build", false, "leave out what has to compile")
 	return c
+}
+
+// Found is one check of one patch, as check.json has it.
+type Found struct {
+	Patch  string   `json:"patch"` // its subject
+	Check  string   `json:"check"`
+	Status Status   `json:"status"`
+	Found  []string `json:"found,omitempty"`
+}
+
+// FoundFile is the file in which a program finds what was found.
+const FoundFile = "check.json"
+
+// write writes the matrix for a program.
+func (m *Matrix) write(dir string) error {
+	all := []Found{}
+	for _, row := range m.Rows {
+		for _, column := range Columns {
+			switch c := row.Cells[column]; c.Status {
+			case Nothing:
+			case Skipped:
+				all = append(all, Found{row.Mail.Subject(), column, c.Status, []string{m.Skips[column]}})
+			default:
+				all = append(all, Found{row.Mail.Subject(), column, c.Status, c.Found})
+			}
+		}
+	}
+	b, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, FoundFile), append(b, '\n'), 0o644)
 }
 
 // Result is a check in the words of b4 (docs/maintainer/review.rst of b4, "Writing

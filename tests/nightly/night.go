@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
+	"kbuild-run/kconfigs/check"
 	"kbuild-run/patches/cache"
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/nightly/history"
@@ -340,6 +341,7 @@ func (n *night) read(r *history.Run, said string, err error) error {
 	cell := history.Result{Test: history.CellTest, Status: report.Passed, Time: r.Time}
 	defer func() { r.Results = append(r.Results, cell) }()
 	p, problem := readReport(filepath.Join(n.Out, r.Folder))
+	found := readFound(r, filepath.Join(n.Out, r.Folder))
 	if p != nil {
 		take(r, p)
 		r.Folder = filepath.Join(r.Folder, p.Folder)
@@ -347,7 +349,7 @@ func (n *night) read(r *history.Run, said string, err error) error {
 		problem = nil // it says why, or need not have one
 	}
 	switch {
-	case err == nil || r.Exit == job.ExitFailed && p != nil:
+	case err == nil || r.Exit == job.ExitFailed && (p != nil || found):
 	case r.Exit == -1:
 		var ce *job.CmdError
 		problem = err
@@ -396,6 +398,27 @@ func take(r *history.Run, p *result) {
 		}
 		r.Results = append(r.Results, t)
 	}
+}
+
+// readFound takes in what series check left, if so: a test for each check of each
+// patch.
+func readFound(r *history.Run, dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, check.FoundFile))
+	var all []check.Found
+	if err != nil || json.Unmarshal(text, &all) != nil {
+		return false
+	}
+	for _, f := range all {
+		t := history.Result{Test: f.Patch + ": " + f.Check, Status: report.Failed, Detail: strings.Join(f.Found, "\n")}
+		switch f.Status {
+		case check.Pass:
+			t.Status = report.Passed
+		case check.Skipped:
+			t.Status = report.Skipped
+		}
+		r.Results = append(r.Results, t)
+	}
+	return true
 }
 
 // result is the report of a program, and the folder it lies in.

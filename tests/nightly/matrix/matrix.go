@@ -252,9 +252,6 @@ func (c *Cell) Args(out string) []string {
 		return args
 	}
 	args = append(args, "--series", c.Series)
-	if c.Command[0] == "series" {
-		return args // it says all in its output
-	}
 	if c.Config != "" {
 		args = append(args, "--config", c.Config)
 	}
