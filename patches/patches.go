@@ -354,12 +354,21 @@ func (t *Tree) am(ctx context.Context, s *job.Step, series *Series, dir string) 
 					}
 					why = append(why, f.words)
 				}
-				return job.Failed(fmt.Errorf("apply %s/%s/%s to %s: %s", series.Name, series.Base, m.Name, t.Source, strings.Join(why, "; ")))
+				return job.Failed(&Misfit{i, fmt.Errorf("apply %s/%s/%s to %s: %s", series.Name, series.Base, m.Name, t.Source, strings.Join(why, "; "))})
 			}
 		}
 	}
 	return err
 }
+
+// Misfit is the error of a patch that does not apply.
+type Misfit struct {
+	Patch int // of the series, from 0: those before it apply
+	Err   error
+}
+
+func (m *Misfit) Error() string { return m.Err.Error() }
+func (m *Misfit) Unwrap() error { return m.Err }
 
 // failedAt is how git am names the mail it stopped at.
 var failedAt = regexp.MustCompile(`^Patch failed at (\d+)`)

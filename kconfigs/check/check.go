@@ -10,6 +10,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -166,21 +167,19 @@ func (r *runner) apply(ctx context.Context, s *job.Step) error {
 	for _, mail := range r.series.Mails {
 		r.m.Rows = append(r.m.Rows, Row{Mail: mail, Cells: map[string]Cell{}})
 	}
-	t := bare
-	for n := len(r.series.Mails); n > 0; n-- {
-		o.Given = &patches.Series{Name: r.series.Name, Mails: r.series.Mails[:n], Dir: r.series.Dir}
-		if t, err = patches.Prepare(ctx, s, o); err == nil {
-			break
-		}
-		if job.Code(err) != job.ExitFailed {
-			return err
-		}
+	o.Given = r.series
+	t, err := patches.Prepare(ctx, s, o)
+	var misfit *patches.Misfit
+	if errors.As(err, &misfit) {
 		// What comes behind a patch that does not fit is not reached.
-		r.m.Rows[n-1].Cells["applies"] = Cell{Fail, []string{err.Error()}}
-		if n < len(r.m.Rows) {
-			delete(r.m.Rows[n].Cells, "applies")
+		r.m.Rows[misfit.Patch].Cells["applies"] = Cell{Fail, []string{err.Error()}}
+		o.Given = &patches.Series{Name: r.series.Name, Mails: r.series.Mails[:misfit.Patch], Dir: r.series.Dir}
+		if t, err = bare, nil; misfit.Patch > 0 {
+			t, err = patches.Prepare(ctx, s, o)
 		}
-		t = bare
+	}
+	if err != nil {
+		return err
 	}
 	if r.steps, err = t.Steps(ctx); err != nil {
 		return err
