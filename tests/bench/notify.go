@@ -24,7 +24,8 @@ starts before the call, or the request, and stops when the response of the clien
 passes the loopback device. The server's CPU time is that of all its processes, or for ksmbd
 of all kernel workers, for an event and the next request. "events/s" is the highest rate of
 changes by a local process, each of which is told: no STATUS_NOTIFY_ENUM_DIR, with a buffer of
-64 KiB, and both on the guest's two CPUs. In instructions the same is measured on one CPU,
+64 KiB, and both on the guest's two CPUs; or the rate at which that process gets no further,
+beside a server that takes its CPU. In instructions the same is measured on one CPU,
 where the call and all that works for it run in turn.`,
 	Bounds: []Bound{
 		{Says: "latency: half of Samba's", Metrics: "to response", Variant: "ksmbd", Against: "samba", Limit: 0.5},
