@@ -362,7 +362,13 @@ func (n *night) read(r *history.Run, said string, err error) error {
 	if problem == nil {
 		return nil
 	}
-	cell.Status, cell.Detail = report.Failed, strings.TrimSpace(problem.Error()+"\n"+said)
+	// What the program says of itself at its end comes first: of a long text only
+	// the beginning is in the summary.
+	before, why := said, ""
+	if i := strings.LastIndex("\n"+said, "\nkbuild-run: "); i >= 0 {
+		before, why = said[:i], said[i:]+"\n"
+	}
+	cell.Status, cell.Detail = report.Failed, strings.TrimSpace(problem.Error()+"\n"+why+before)
 	return problem
 }
 

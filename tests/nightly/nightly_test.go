@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 // the tree if there is one, says what it does:
 //
 //	hang            run until it is killed
+//	say TEXT        say it
 //	die             end by a signal
 //	exit N TEXT     say TEXT, and exit with that code
 //	NAME STATUS...  a scenario that ends so; the second try takes the second
@@ -81,6 +82,8 @@ func standIn() {
 		case "hang":
 			fmt.Println("working")
 			time.Sleep(time.Hour) // select {} is a deadlock to a runtime without cgo
+		case "say":
+			fmt.Println(strings.Join(f[1:], " "))
 		case "die":
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		case "exit":
