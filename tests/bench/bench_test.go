@@ -160,7 +160,11 @@ func TestLast(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Report){
 		"a": func(r *Report) { r.Started = r.Started.Add(-3 * time.Hour) },
-		"b": func(r *Report) { r.Started = r.Started.Add(-2 * time.Hour); r.Command = "this" },
+		"b": func(r *Report) { r.Started = r.Started.Add(-2 * time.Hour); r.Groups[0].About = "this" },
+		"only fs": func(r *Report) {
+			r.Started = r.Started.Add(-150 * time.Minute)
+			r.Groups, r.Groups[0].About = r.Groups[:1], "not this"
+		},
 		"c": func(r *Report) { r.Started = r.Started.Add(-time.Hour); r.Quick = true },
 		"d": func(r *Report) { r.Started = r.Started.Add(-time.Hour); r.Base = "v7.3" },
 		"e": func(r *Report) {},
@@ -175,7 +179,7 @@ func TestLast(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if last, err := Last(out, now); err != nil || last == nil || last.Command != "this" {
-		t.Errorf("got %+v, %v, want the one of two hours before", last, err)
+	if last, err := Last(out, now); err != nil || last == nil || last.Groups[0].About != "this" || last.Groups[1].Name != "toolkit" {
+		t.Errorf("got %+v, %v, want the groups of two hours before", last, err)
 	}
 }

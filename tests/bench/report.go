@@ -455,26 +455,40 @@ func (r *Report) Files(dir string, last *Report) error {
 	return os.WriteFile(filepath.Join(dir, jsonFile), append(text, '\n'), 0o644)
 }
 
-// Last returns the newest report below out that measured the same: base, series
-// and pace. nil: there is none.
+// Last returns of each group what the newest report below out that measured the
+// same (base, series, pace) has of it, as one report. nil: there is none.
 func Last(out string, r *Report) (*Report, error) {
 	files, err := filepath.Glob(filepath.Join(out, "*", jsonFile))
 	if err != nil {
 		return nil, err
 	}
-	var last *Report
+	var all []*Report
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			return nil, err
 		}
-		var o Report
-		if err := json.Unmarshal(text, &o); err != nil {
+		o := new(Report)
+		if err := json.Unmarshal(text, o); err != nil {
 			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
-		if o.Base == r.Base && o.Series == r.Series && o.Quick == r.Quick && o.Started.Before(r.Started) &&
-			(last == nil || o.Started.After(last.Started)) {
-			last = &o
+		if o.Base == r.Base && o.Series == r.Series && o.Quick == r.Quick && o.Started.Before(r.Started) {
+			all = append(all, o)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Report) int { return b.Started.Compare(a.Started) })
+	var last *Report
+	for _, g := range r.Groups {
+		for _, o := range all {
+			i := slices.IndexFunc(o.Groups, func(og *GroupReport) bool { return og.Name == g.Name && len(og.Rows) > 0 })
+			if i < 0 {
+				continue
+			}
+			if last == nil {
+				last = &Report{Started: o.Started}
+			}
+			last.Groups = append(last.Groups, o.Groups[i])
+			break
 		}
 	}
 	return last, nil
