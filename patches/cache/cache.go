@@ -219,6 +219,15 @@ type Entry struct {
 
 // List returns every entry, kind by kind.
 func List() ([]Entry, error) {
+	all, err := entries()
+	for i := range all {
+		all[i].Size = size(all[i].Dir)
+	}
+	return all, err
+}
+
+// entries are those of List without their sizes, which take a look at every file.
+func entries() ([]Entry, error) {
 	root, err := Dir()
 	if err != nil {
 		return nil, err
@@ -238,7 +247,6 @@ func List() ([]Entry, error) {
 			e.Used = fi.ModTime()
 		}
 		e.Meta, _ = Meta(d)
-		e.Size = size(d)
 		all = append(all, e)
 	}
 	return all, nil
@@ -280,14 +288,17 @@ var errInUse = errors.New("in use by another kbuild-run")
 // for longest, until it takes no more than most (0: as much as it takes), each by
 // remove. What is in use stays, and kept is told of it.
 func Prune(ctx context.Context, old time.Time, most uint64, remove func(Entry) error, kept func(Entry)) error {
-	all, err := List()
+	all, err := entries()
 	if err != nil {
 		return err
 	}
 	slices.SortStableFunc(all, func(a, b Entry) int { return a.Used.Compare(b.Used) })
 	var sum uint64
-	for _, e := range all {
-		sum += e.Size
+	for i := range all {
+		if most > 0 || !all[i].Used.After(old) {
+			all[i].Size = size(all[i].Dir)
+			sum += all[i].Size
+		}
 	}
 	for _, e := range all {
 		if e.Used.After(old) && (most == 0 || sum <= most) {
