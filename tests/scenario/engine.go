@@ -25,6 +25,7 @@ const (
 	missingWait  = time.Second            // for what does not come on a server that differs
 	quietWait    = 200 * time.Millisecond // for what must not come
 	slotWait     = 300 * time.Millisecond // with nobody else in one's place
+	retryWait    = 50 * time.Millisecond  // between two tries to get a handle back
 	scenarioWait = time.Minute            // for a whole scenario
 )
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"kbuild-run/gen/smb2"
 	"kbuild-run/tests/client"
@@ -134,7 +135,13 @@ func (st *state) opened(p *peer, l *line, o client.Create) error {
 		req.Edit = func(h *smb2.Hdr) { h.Flags |= smb2.SMB2_FLAGS_REPLAY_OPERATION }
 	}
 	resp, err := p.conn.Do(ctx, req)
-	for l.has("-reconnect") && errors.Is(err, client.Status(smb2.STATUS_OBJECT_NAME_NOT_FOUND)) && ctx.Err() == nil {
+	// The server may not have noticed yet that the connection is gone.
+	for l.has("-reconnect") && errors.Is(err, client.Status(smb2.STATUS_OBJECT_NAME_NOT_FOUND)) {
+		select {
+		case <-time.After(retryWait):
+		case <-ctx.Done():
+			return err
+		}
 		resp, err = p.conn.Do(ctx, p.tree.CreateRequest(path, o))
 	}
 	if err != nil {
