@@ -103,8 +103,8 @@ func loadFiles(ctx context.Context) (*rootfs.Archive, error) {
 
 // figure is a line of the load's output, Figure there.
 type figure struct {
-	Name, Unit, Note, Skip string
-	Values                 []float64
+	Name, Skip string
+	Values     []float64
 }
 
 // figures are the lines of one run.
