@@ -39,6 +39,14 @@ type Kernel struct {
 // Default are the fragments of a kernel when none are named.
 var Default = []string{"base", "ksmbd", "kunit"}
 
+// With adds a fragment to others, unless it is among them.
+func With(fragments []string, more string) []string {
+	if slices.Contains(fragments, more) {
+		return fragments
+	}
+	return append(slices.Clone(fragments), more)
+}
+
 // Options of Build.
 type Options struct {
 	Fragments []string // names, or files of the user's; nil: Default

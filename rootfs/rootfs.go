@@ -179,7 +179,7 @@ func systemFiles() (*Archive, error) {
 	}
 	a.Dir("root", 0o700)
 	a.Dir("tmp", 0o777|fs.ModeSticky)
-	for _, name := range []string{"sbin/modprobe", "bin/setfattr", "bin/exch", "bin/rename", "bin/churn", "bin/fscost"} {
+	for _, name := range []string{"sbin/modprobe", "bin/setfattr", "bin/exch", "bin/rename", "bin/churn", "bin/farlink", "bin/fscost"} {
 		a.Link(name, "/init")
 	}
 	a.Link("sbin/poweroff", "/init")

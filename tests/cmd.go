@@ -63,6 +63,8 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	o.Torture.flags(c)
 	f.StringSliceVar(&o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS` to the console: "+strings.Join(vmrunner.DebugAreas, ", "))
 	f.BoolVar(&o.Core, "core", false, "keep the memory of a guest that hangs: hang/memory.elf")
+	f.StringSliceVar(&o.Trace, "trace", nil, "print the kernel's trace events that match `PATTERNS`, ksmbd:* for one, to the console and the timelines")
+	f.BoolVar(&o.Pcap, "pcap", false, "capture the guests' network, with the keys of the sessions, and keep what each scenario left")
 	f.StringVar(&o.Accel, "accel", "", "QEMU's accelerator, `kvm` or tcg (default what works)")
 }
 
@@ -136,6 +138,9 @@ Personas:
 			if rules {
 				return ListRules(c.Context(), o)
 			}
+			if _, err := matching(o.Topologies); err != nil {
+				return err
+			}
 			switch {
 			case mutations:
 				return Mutate(c.Context(), o)
@@ -154,6 +159,7 @@ Personas:
 	o.kernelFlags(c)
 	c.Flags().StringVar(&o.Series, "series", "notify", "series `NAME` of the guest")
 	c.Flags().DurationVar(&o.Stress, "stress", 0, "run no scenario, but work the guest hard for that `TIME` (10m)")
+	c.Flags().StringSliceVar(&o.Topologies, "topology", nil, "run no scenario, but try the arrangements of machines that match `PATTERN`: "+topologyNames())
 	c.Flags().StringVar(&server, "server", "guest", "`SERVER` to test: guest, samba, smb://...")
 	c.Flags().BoolVar(&rules, "rules", false, "list the rules with the scenarios that show them, and how these ended when they last ran")
 	c.Flags().StringSliceVar(&servers, "compare", nil, "run the scenarios on each of the `SERVERS` (samba,ksmbd) and tell in which fields their answers differ")

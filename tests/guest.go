@@ -26,7 +26,7 @@ func GuestServer(name, base string, vm *vmrunner.VM) *scenario.Server {
 		User:  client.Credentials{User: user.Name, Password: user.Password},
 		Other: client.Credentials{User: other.Name, Password: other.Password},
 		Scale: float64(vm.Deadline(time.Second)) / float64(time.Second),
-		Begin: vm.Begin, Printed: vm.Printed,
+		Begin: vm.Begin, Printed: vm.Printed, Traced: vm.Traced,
 		Shell: func(ctx context.Context, folder, command string) error {
 			r, err := vm.Run(ctx, "set -e\ncd "+job.Quote(strings.TrimSuffix(guestShare+"/"+folder, "/"))+"\n"+command)
 			if err != nil {

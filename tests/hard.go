@@ -17,20 +17,10 @@ func (k *kernel) stress(ctx context.Context, o Options) error {
 	var problems []string
 	err := job.From(ctx).Step(k.step("stress"), func(s *job.Step) (err error) {
 		server := GuestServer(k.column.Server, k.tree.Base, k.vm)
-		shell := func(ctx context.Context, command string) (string, error) {
-			r, err := k.vm.Run(ctx, "cd "+guestShare+"\n"+command)
-			if err != nil {
-				return "", err
-			}
-			if r.Code != 0 {
-				return "", fmt.Errorf("run %s in the guest: exit status %d: %s", command, r.Code, strings.TrimSpace(string(r.Stderr)))
-			}
-			return string(r.Stdout), nil
-		}
 		count, found, err := stress.Run(ctx, stress.Server{
-			Addr: server.Addr, Share: server.Share, User: server.User, Shell: shell, Deadline: k.vm.Deadline,
+			Addr: server.Addr, Share: server.Share, User: server.User, Shell: k.shell, Deadline: k.vm.Deadline,
 			Restart: func(ctx context.Context) error {
-				_, err := shell(ctx, unload+"\n. /etc/rc")
+				_, err := k.shell(ctx, unload+"\n. /etc/rc")
 				return err
 			},
 		}, o.Stress, func(c *stress.Count) { s.Progress("%s", c) })

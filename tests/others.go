@@ -25,7 +25,7 @@ const (
 // others runs the SMB clients that others wrote. They are part of the whole job,
 // not of one that was asked for some scenarios only.
 func (k *kernel) others(ctx context.Context, o Options, server *scenario.Server) error {
-	if o.Series != notify || o.Scenarios != nil || o.Torture.Patterns != nil || o.Stress > 0 {
+	if o.Series != notify || o.Scenarios != nil || o.Torture.Patterns != nil || o.Stress > 0 || o.Topologies != nil {
 		return nil
 	}
 	patience := othersPatience

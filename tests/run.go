@@ -37,6 +37,8 @@ type Options struct {
 	Repeat    int      // run the scenarios so often; 0: once
 	List      bool     // list the scenarios, run none
 	Debug     []string // see vmrunner.Options
+	Trace     []string // see vmrunner.Options
+	Pcap      bool     // capture the guests' network, and keep what each scenario left
 	Core      bool     // see vmrunner.Options
 	Accel     string   // kvm or tcg; "": what works
 	Alone     bool     // leave out the base without the series
@@ -50,6 +52,8 @@ type Options struct {
 	given   *patches.Series
 
 	Stress time.Duration // work the guest hard for so long, and run nothing else
+
+	Topologies []string // patterns of arrangements of machines to do something in, and nothing else
 }
 
 // notify is the series that most scenarios are about.
@@ -58,7 +62,7 @@ const notify = "notify"
 // scenarios are those to run: none when only tests of smbtorture or a stress
 // are wanted, and nothing about CHANGE_NOTIFY with a series that is about something else.
 func (o Options) scenarios() ([]*scenario.Scenario, error) {
-	if o.Stress > 0 && o.Scenarios == nil {
+	if (o.Stress > 0 || o.Topologies != nil) && o.Scenarios == nil {
 		return nil, nil
 	}
 	if o.Torture.Patterns != nil && o.Scenarios == nil {
@@ -129,6 +133,9 @@ type kernel struct {
 	torture []torture.Result
 	clients []clients.Result
 	hard    *report.Result // of the stress
+
+	other    *vmrunner.Plug // end of the guest's cable
+	arranged []report.Scenario
 }
 
 // Main is the main job: what do clients see of the base without the series, and
@@ -244,6 +251,7 @@ func mainReport(ctx context.Context, o Options) (r *report.Report, out string, e
 			r.Scenarios = append(r.Scenarios, report.Scenario{Name: "stress", Results: []report.Result{*k.hard},
 				Shows: "No event is lost and no request forgotten while everything happens at once."})
 		}
+		r.Scenarios = append(r.Scenarios, k.arranged...)
 	}
 	r.Steps, r.Time = j.Steps(), time.Since(began)
 	if err := r.Files(out); err != nil {
@@ -259,6 +267,10 @@ func (o Options) plan(j *job.Job, base string, scenarios int) {
 	}
 	if o.Series != "" && o.Alone {
 		base += " with " + o.Series
+	}
+	if o.Topologies != nil {
+		j.Logf("plan: build Linux %s, boot it, work in topologies %s, report", base, strings.Join(o.Topologies, ", "))
+		return
 	}
 	if o.Stress > 0 {
 		j.Logf("plan: build Linux %s, boot it, work it hard for %s, report", base, job.Duration(o.Stress))
@@ -306,12 +318,19 @@ func (o Options) command() string {
 		add("--torture-deadline", o.Torture.Deadline.String())
 	}
 	add("--ksmbd-debug", strings.Join(o.Debug, ","))
+	add("--trace", strings.Join(o.Trace, ","))
+	if o.Pcap {
+		words = append(words, "--pcap")
+	}
 	if o.Core {
 		words = append(words, "--core")
 	}
 	add("--accel", o.Accel)
 	if o.Stress > 0 {
 		add("--stress", o.Stress.String())
+	}
+	for _, p := range o.Topologies {
+		add("--topology", p)
 	}
 	if o.Repeat > 1 {
 		add("--repeat", strconv.Itoa(o.Repeat))
@@ -399,7 +418,7 @@ func (k *kernel) build(ctx context.Context, o Options) (err error) {
 		}
 	}
 	err = j.Step(k.step("kernel"), func(s *job.Step) (err error) {
-		k.built, err = kconfigs.Build(ctx, s, k.tree, kconfigs.Options{Fragments: o.Fragments})
+		k.built, err = kconfigs.Build(ctx, s, k.tree, kconfigs.Options{Fragments: o.fragments()})
 		return err
 	})
 	if err != nil {
@@ -420,11 +439,17 @@ func (k *kernel) build(ctx context.Context, o Options) (err error) {
 
 // run boots the guest and runs the scenarios. What goes wrong with the guest is
 // a finding, and goes into the column; the error is what is wrong with us.
-func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scenario, out string) error {
+func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scenario, out string) (err error) {
 	j := job.From(ctx)
 	dir := filepath.Join(out, string(k.role))
-	err := j.Step(k.step("boot"), func(s *job.Step) (err error) {
-		if k.vm, err = vmrunner.Start(ctx, s, k.image, vmrunner.Options{Accel: o.Accel, Dir: dir, Debug: o.Debug, Core: o.Core}); err != nil {
+	options := vmrunner.Options{Accel: o.Accel, Dir: dir, Debug: o.Debug, Trace: o.Trace, Pcap: o.Pcap, Core: o.Core}
+	var remove func()
+	if k.other, remove, err = o.wire(&options); err != nil {
+		return err
+	}
+	defer remove()
+	err = j.Step(k.step("boot"), func(s *job.Step) (err error) {
+		if k.vm, err = vmrunner.Start(ctx, s, k.image, options); err != nil {
 			return err
 		}
 		if err = k.vm.WaitSMB(ctx); err != nil {
@@ -456,6 +481,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 	if k.role == report.After {
 		server.Holds = guestHolds(k.vm)
 	}
+	if o.Pcap {
+		defer func() { err = errors.Join(err, k.keep(dir)) }()
+	}
 	if len(scenarios) > 0 {
 		run := func() error { return k.scenarios(ctx, o, server, scenarios, dir) }
 		if k.injects() {
@@ -464,7 +492,9 @@ func (k *kernel) run(ctx context.Context, o Options, scenarios []*scenario.Scena
 			err = run()
 		}
 	}
-	if o.Stress > 0 {
+	if o.Topologies != nil {
+		err = k.topologies(ctx, o)
+	} else if o.Stress > 0 {
 		err = k.stress(ctx, o)
 	}
 	if err == nil && k.vm.Err() == nil {
@@ -580,17 +610,42 @@ func cell(r *scenario.Result, mustFail bool, out, column string) (report.Result,
 	return c, evidence(r, filepath.Join(out, c.Folder))
 }
 
-// evidence writes what there is about a failure.
+// keysFile has the keys of all sessions of the scenarios, for capture.pcap: see
+// kbuild-run decode --keys.
+const keysFile = "capture.keys"
+
+// keep writes what the scenarios left to folders below dir, and the keys of their
+// sessions beside the capture of the guest's network.
+func (k *kernel) keep(dir string) error {
+	var keys strings.Builder
+	for _, r := range k.result {
+		if r == nil || r.Messages == nil {
+			continue
+		}
+		for _, line := range r.Keys {
+			fmt.Fprintln(&keys, line)
+		}
+		if err := evidence(r, filepath.Join(dir, r.Scenario.Name)); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, keysFile), []byte(keys.String()), 0o600)
+}
+
+// evidence writes what there is about a scenario.
 func evidence(r *scenario.Result, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
+	files := map[string]string{
 		"scenario.txt":   r.Scenario.Text,
-		"failure.txt":    r.Failure.String() + "\n\n" + strings.Join(r.Failure.Last, "\n") + "\n",
 		"transcript.txt": r.Transcript,
 		"timeline.txt":   timeline(r),
-	} {
+	}
+	if r.Failure != nil {
+		files["failure.txt"] = r.Failure.String() + "\n\n" + strings.Join(r.Failure.Last, "\n") + "\n"
+	}
+	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write evidence of %s: %w", r.Scenario.Name, err)
 		}

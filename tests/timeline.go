@@ -14,8 +14,8 @@ import (
 const margin = time.Second
 
 // timeline is what happened in a scenario in one order: its steps, its messages
-// and what the guest printed, which is the kernel's log, trace events and ksmbd's
-// debug messages where they are switched on. The times are those at which it
+// and what the guest printed, which is the kernel's log, with ksmbd's debug
+// messages and trace events where they are switched on. The times are those at which it
 // happened on this host, in seconds since the first.
 func timeline(r *scenario.Result) string {
 	type event struct {
@@ -40,7 +40,11 @@ func timeline(r *scenario.Result) string {
 	first := all[0].at
 	if printed := r.Server.Printed; printed != nil {
 		for at, line := range printed(first.Add(-margin), all[len(all)-1].at.Add(margin)) {
-			all = append(all, event{at, "guest", line})
+			from := "guest"
+			if traced := r.Server.Traced; traced != nil && traced(line) {
+				from = "trace"
+			}
+			all = append(all, event{at, from, line})
 		}
 		sort()
 	}

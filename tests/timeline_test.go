@@ -20,14 +20,15 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("asked for the console from %v to %v", from, to)
 		}
 		return func(yield func(time.Time, string) bool) {
-			_ = yield(at(-10), "before") && yield(at(25), "during")
+			_ = yield(at(-10), "before") && yield(at(25), "during") && yield(at(26), "event")
 		}
-	}}
+	}, Traced: func(line string) bool { return line == "event" }}
 	want := `  -0.010000 guest   before
    0.000000 step    connect a
    0.001000 conn 1  ->  NEGOTIATE
    0.020000 step    connect b
    0.025000 guest   during
+   0.026000 trace   event
    0.030000 conn 1  <-  NEGOTIATE
    0.040000 conn 2  ->  ECHO
 `

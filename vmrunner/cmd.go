@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"kbuild-run/kconfigs"
 	"kbuild-run/patches/job"
 	"kbuild-run/rootfs"
 )
@@ -45,6 +46,7 @@ func (f *flags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.o.Pcap, "pcap", false, "with --out: capture the guest's network to capture.pcap")
 	c.Flags().StringVar(&f.server, "server", "ksmbd", "`SERVER` of the guest: "+strings.Join(Servers, ", ")+"; both has Debian's smbd on another port")
 	c.Flags().StringSliceVar(&f.o.Debug, "ksmbd-debug", nil, "print ksmbd's debug messages about `AREAS`: "+strings.Join(DebugAreas, ", "))
+	c.Flags().StringSliceVar(&f.o.Trace, "trace", nil, "print the kernel's trace events that match `PATTERNS`, ksmbd:* for one, to the console")
 	c.Flags().BoolVar(&f.o.Core, "core", false, "with --out: keep the memory of a guest that hangs at boot")
 	c.Flags().StringArrayVar(&f.o.Kernel, "append", nil, "add `WORD` to the kernel's command line")
 }
@@ -65,6 +67,9 @@ func (f *flags) run(ctx context.Context, do func(*VM) (int, error)) error {
 	}
 	if err := f.o.SetServer(f.server); err != nil {
 		return err
+	}
+	if f.o.Trace != nil {
+		f.road.Fragments = kconfigs.With(f.road.Fragments, "tracing")
 	}
 	image, err := f.road.Image(ctx)
 	if err != nil {

@@ -59,10 +59,11 @@ type spec struct {
 	count   bool     // instructions instead of time
 	pcap    string
 	forward map[int]string // guest port -> address here
-	gdb     string         // socket for gdb
-	temp    string         // folder for what QEMU makes itself, which it leaves when killed: the snapshot
-	files   []*os.File     // inherited, from descriptor 3 on
-	qmp     string         // number of the listening descriptor
+	plug    *Plug
+	gdb     string     // socket for gdb
+	temp    string     // folder for what QEMU makes itself, which it leaves when killed: the snapshot
+	files   []*os.File // inherited, from descriptor 3 on
+	qmp     string     // number of the listening descriptor
 }
 
 // args returns QEMU's command line. q35 and not microvm: under TCG that starts no
@@ -104,6 +105,9 @@ func (s *spec) args() []string {
 			fmt.Fprintf(&b, ",hostfwd=tcp:%s-:%d", s.forward[guest], guest)
 		}
 		a = append(a, "-netdev", b.String(), "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
+	if s.plug != nil {
+		a = append(a, s.plug.args()...)
 	}
 	if s.pcap != "" {
 		a = append(a, "-object", "filter-dump,id=pcap,netdev=net,file="+escape(s.pcap))

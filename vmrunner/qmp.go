@@ -142,9 +142,9 @@ func (m *Monitor) Screendump(ctx context.Context, file string) error {
 	return m.Command(ctx, "screendump", map[string]string{"filename": file, "format": "png"}, nil)
 }
 
-// SetLink pulls the cable of the guest's network card, and puts it back.
-func (m *Monitor) SetLink(ctx context.Context, up bool) error {
-	return m.Command(ctx, "set_link", map[string]any{"name": "net", "up": up}, nil)
+// SetLink pulls the cable of a network card of the guest, and puts it back.
+func (m *Monitor) SetLink(ctx context.Context, card string, up bool) error {
+	return m.Command(ctx, "set_link", map[string]any{"name": card, "up": up}, nil)
 }
 
 // Events returns the names of the newest events, oldest first.

@@ -80,10 +80,12 @@ type Options struct {
 	Share  string          // disk with what is to be in the share, rootfs.CopyDisk; "" is an empty one
 	Samba  int             // port of the guest for Debian's smbd: 445 instead of ksmbd, another beside it; 0: none
 	Debug  []string        // what ksmbd prints debug messages about, to the console: see DebugAreas
+	Trace  []string        // trace events to print to the console, "ksmbd:*"; the kernel needs the fragment tracing
 	GDB    bool            // let gdb attach, see GDBScript
 	Core   bool            // keep the memory of a guest that hangs, see Hang
 	Pcap   bool            // write the guest's network traffic to capture.pcap
 	Ports  []int           // more guest ports to reach
+	Plug   *Plug           // end of a cable to another guest
 	Kernel []string        // more words for the kernel's command line
 	Files  *rootfs.Archive // more files for the guest, over those of the image
 	Disks  []string        // more disks, images in raw form: /dev/vdb and so on
@@ -112,6 +114,7 @@ type VM struct {
 	core    bool
 	samba   int
 
+	traced   []string // names of the trace events that are printed
 	archives []string // what the initramfs is made of, before what is this VM's alone
 
 	mu    sync.Mutex
@@ -213,7 +216,7 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	for try := 0; ; try++ {
 		err := vm.boot(ctx, s, o, filepath.Join(temp, "qmp"))
 		if err == nil {
-			err = vm.debug(ctx, o.Debug)
+			err = errors.Join(vm.debug(ctx, o.Debug), vm.trace(ctx, o.Trace))
 		}
 		if err == nil {
 			return vm, nil
@@ -374,6 +377,12 @@ func (vm *VM) spec(o Options, ports map[int]string) *spec {
 	}
 	if o.Samba != 0 {
 		sp.append = append(slices.Clone(sp.append), fmt.Sprintf("kbuild_run.samba=%d", o.Samba))
+	}
+	if sp.plug = o.Plug; o.Plug != nil {
+		sp.append = append(slices.Clone(sp.append), o.Plug.word())
+	}
+	if o.Trace != nil {
+		sp.append = append(slices.Clone(sp.append), "tp_printk")
 	}
 	if o.GDB {
 		sp.append = append(slices.Clone(sp.append), "nokaslr")

@@ -263,13 +263,13 @@ func TestGuest(t *testing.T) {
 	t.Run("link", func(t *testing.T) {
 		cut, stop := context.WithTimeout(ctx, vm.Deadline(300*time.Millisecond))
 		defer stop()
-		if err := vm.Monitor().SetLink(ctx, false); err != nil {
+		if err := vm.Monitor().SetLink(ctx, NetCard, false); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := vm.Run(cut, "true"); err == nil {
 			t.Error("a guest without a link answers")
 		}
-		if err := vm.Monitor().SetLink(ctx, true); err != nil {
+		if err := vm.Monitor().SetLink(ctx, NetCard, true); err != nil {
 			t.Fatal(err)
 		}
 		// TCP sends again what was lost: the connection lives.

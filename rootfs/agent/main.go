@@ -67,6 +67,11 @@ func main() {
 			fmt.Fprintln(os.Stderr, "fscost:", err)
 			os.Exit(1)
 		}
+	case filepath.Base(os.Args[0]) == "farlink":
+		if err := farLink(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "farlink:", err)
+			os.Exit(1)
+		}
 	case filepath.Base(os.Args[0]) == "poweroff":
 		if err := unix.Kill(1, unix.SIGTERM); err != nil {
 			fmt.Fprintln(os.Stderr, "poweroff:", err)

@@ -82,6 +82,33 @@ func network() error {
 	if err := netlink.LinkSetUp(eth); err != nil {
 		return fmt.Errorf("set up eth0: %w", err)
 	}
+	cable := bootedWith("kbuild_run.cable")
+	if cable == "" {
+		return nil
+	}
+	if eth, err = netlink.LinkByName("eth1"); err != nil {
+		return fmt.Errorf("find eth1: %w", err)
+	}
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	return addAddress(h, eth, cable)
+}
+
+// addAddress gives a link its address and sets it up.
+func addAddress(h *netlink.Handle, link netlink.Link, address string) error {
+	name := link.Attrs().Name
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	if err := h.AddrAdd(link, addr); err != nil {
+		return fmt.Errorf("set %s on %s: %w", address, name, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up %s: %w", name, err)
+	}
 	return nil
 }
 

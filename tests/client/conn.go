@@ -94,6 +94,7 @@ type Conn struct {
 	pending    map[uint64]*Pending // by MessageId
 	async      map[uint64]*Pending // by AsyncId, until the final response
 	sessions   map[uint64]*Session
+	keys       []string // of the sessions
 	violations []Violation
 	allowed    map[string]bool
 	transcript []Entry

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"kbuild-run/gen/crypt"
@@ -183,6 +184,17 @@ func (c *Conn) register(s *Session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sessions[s.ID] = s
+	if len(s.Keys.Session) > 0 {
+		c.keys = append(c.keys, s.Wireshark())
+	}
+}
+
+// Keys returns what opens the messages of the connection in a capture, a line for
+// each session it ever had: see Session.Wireshark.
+func (c *Conn) Keys() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.keys)
 }
 
 func (s *Session) encrypting() bool { return s.encryptAll && s.sealer != nil }

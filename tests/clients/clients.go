@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,9 @@ type Server struct {
 	// Guest runs a command in the guest that the server is in; nil: it is in
 	// none, and the kernel's own client is skipped. The exit status is returned.
 	Guest func(ctx context.Context, command string, stdout, stderr io.Writer) (int, error)
+
+	// GuestAddr is where the guest's kernel reaches the server; "": it is there itself.
+	GuestAddr string
 
 	// Patience is how long a client may take to hear of a change; 0: 15 s.
 	Patience time.Duration
@@ -65,9 +69,10 @@ var all = []client{
 // defaultPatience is Server.Patience unless that is set.
 const defaultPatience = 15 * time.Second
 
-// Run runs all clients at a time and returns a result for each. The error is one
-// of making their folders.
-func Run(ctx context.Context, s *Server) ([]Result, error) {
+// Run runs the clients of these names at a time, without a name all, and returns a
+// result for each. The error is one of making their folders.
+func Run(ctx context.Context, s *Server, names ...string) ([]Result, error) {
+	all := slices.DeleteFunc(slices.Clone(all), func(c client) bool { return names != nil && !slices.Contains(names, c.name) })
 	if s.Patience == 0 {
 		with := *s
 		with.Patience = defaultPatience

@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -170,8 +171,9 @@ func cifs(ctx context.Context, s *Server, folder string) (saw []string, err erro
 		return nil, &Missing{fmt.Sprintf("the guest's kernel has no module cifs: %v", err)}
 	}
 	const at = "/run/cifs"
-	options := fmt.Sprintf("ip=127.0.0.1,username=%s,password=%s,vers=3.1.1", s.User, s.Password)
-	if err := run(fmt.Sprintf("mkdir -p %s && mount -t cifs -o %s //127.0.0.1/%s %s", at, options, s.Share, at)); err != nil {
+	host := cmp.Or(s.GuestAddr, "127.0.0.1")
+	options := fmt.Sprintf("ip=%s,username=%s,password=%s,vers=3.1.1", host, s.User, s.Password)
+	if err := run(fmt.Sprintf("mkdir -p %s && mount -t cifs -o %s //%s/%s %s", at, options, host, s.Share, at)); err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
 	defer func() {

@@ -52,6 +52,7 @@ type Result struct {
 	// Messages are the same for programs.
 	Transcript string
 	Messages   [][]client.Entry
+	Keys       []string // of the sessions, see client.Conn.Keys
 
 	flaked bool // see RunTimes
 }
@@ -330,6 +331,7 @@ func runOne(ctx context.Context, server *Server, s *Scenario, folder, tmp string
 	r.Transcript = st.transcript()
 	for _, p := range st.order {
 		r.Messages = append(r.Messages, p.conn.Transcript())
+		r.Keys = append(r.Keys, p.conn.Keys()...)
 	}
 	if differs := s.differs(server); differs != "" {
 		r.Reason = differs

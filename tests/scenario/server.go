@@ -41,6 +41,9 @@ type Server struct {
 	// log for one; nil: that is not known.
 	Printed func(from, to time.Time) iter.Seq2[time.Time, string]
 
+	// Traced says of a line that it printed whether it is a trace event; nil: none is.
+	Traced func(line string) bool
+
 	// Settle waits until a watch that the server has answered with
 	// STATUS_PENDING is armed, and a change that it has answered is on its way to
 	// the watches; nil: it is when the answer comes.

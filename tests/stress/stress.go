@@ -31,6 +31,10 @@ type Server struct {
 	Addr, Share string
 	User        client.Credentials
 
+	// Addrs are more ways to the server, which the connections take in turn; nil:
+	// all take Addr.
+	Addrs []string
+
 	// Shell runs a command as a local process of the server in the share's folder
 	// and returns what it prints.
 	Shell func(ctx context.Context, command string) (string, error)
@@ -74,6 +78,7 @@ type stress struct {
 	Server
 	Count
 	world   sync.RWMutex // held for reading while one changes the mirrored tree
+	logins  atomic.Int64
 	batch   atomic.Int64 // changes that a local process makes at a time
 	mirrors []*mirror
 
@@ -195,7 +200,11 @@ func (s *stress) localWild(ctx context.Context, r *rand.Rand) {
 // login connects and opens the share.
 func (s *stress) login(ctx context.Context, o client.Options) (*client.Tree, error) {
 	o.User, o.Password, o.Domain = s.User.User, s.User.Password, s.User.Domain
-	c, err := client.Dial(ctx, s.Addr, o)
+	addr := s.Addr
+	if n := int64(len(s.Addrs)); n > 0 {
+		addr = s.Addrs[s.logins.Add(1)%n]
+	}
+	c, err := client.Dial(ctx, addr, o)
 	if err != nil {
 		return nil, err
 	}
