@@ -91,7 +91,9 @@ func Merge(reports []Report) []Report {
 var (
 	taskRE = re(`^task:(\S+) .*\bpid:(\d+)`)
 	cpuRE  = re(`^NMI backtrace for cpu \d`)
-	idleRE = re(`^(?:pv_native_safe_halt|default_idle\w*|acpi_idle\w*|cpuidle_\w+|do_idle)$`)
+	// ksmbd's scavenger sleeps, not to be interrupted, until a durable handle times out.
+	sleepRE = re(`^ksmbd_durable_scavenger$`)
+	idleRE  = re(`^(?:pv_native_safe_halt|default_idle\w*|acpi_idle\w*|cpuidle_\w+|do_idle)$`)
 )
 
 // Task is a task that waits, and cannot be interrupted.
@@ -103,11 +105,12 @@ type Task struct {
 // Where says what the task waits for.
 func (t Task) Where() string { return "blocked in " + t.Frames[0] }
 
-// Blocked returns the tasks of an answer to SysRq w.
+// Blocked returns the tasks of an answer to SysRq w, but for those that sleep until
+// a time of their own.
 func Blocked(answer string) (all []Task) {
 	for _, part := range sections(answer, taskRE) {
 		_, head := CutStamp(strings.TrimRight(part[0], "\n"))
-		if f := frames(part); len(f) > 0 {
+		if f := frames(part); len(f) > 0 && !sleepRE.MatchString(f[0]) {
 			all = append(all, Task{strings.Join(taskRE.FindStringSubmatch(head)[1:], ":"), f})
 		}
 	}

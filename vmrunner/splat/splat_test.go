@@ -240,6 +240,7 @@ func TestStay(t *testing.T) {
 		{answer("sh/1 kernel_clone"), answer("sh/1 do_exit"), ""},
 		{answer("sh/1 kernel_clone", "ksmbd:445/2 wait"), answer("ksmbd:445/2 wait"), "ksmbd:445:2 blocked in wait"},
 		{answer("sh/1 kernel_clone"), answer(), ""},
+		{answer("ksmbd-durable-s/3 ksmbd_durable_scavenger"), answer("ksmbd-durable-s/3 ksmbd_durable_scavenger"), ""},
 	} {
 		got := ""
 		for _, task := range Stay(Blocked(c.first), Blocked(c.second)) {
