@@ -208,7 +208,7 @@ func TestGuest(t *testing.T) {
 		// Needs the C library's UTF-16; must make of the password what
 		// rootfs made.
 		u := rootfs.Users[1]
-		r, err := vm.Run(ctx, "cp /etc/ksmbd/ksmbdpwd.db /tmp/db && ksmbd.adduser -i /tmp/db -a new -p '"+u.Password+"' && cat /tmp/db")
+		r, err := vm.Run(ctx, "cp /etc/ksmbd/ksmbdpwd.db /tmp/db && ksmbd.adduser -P /tmp/db -a -p '"+u.Password+"' new && cat /tmp/db")
 		if err != nil {
 			t.Fatal(err)
 		}
