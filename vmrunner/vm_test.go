@@ -286,12 +286,11 @@ func TestGuest(t *testing.T) {
 	}
 }
 
-// Guests at the same time must not get into each other's way.
 // A guest whose clock counts instructions needs the same for the same each time, but
-// for what lies elsewhere in its caches: 0.7 % of a rename.
+// for what lies elsewhere in its caches.
 func TestCount(t *testing.T) {
 	vm := start(t, Options{Count: true})
-	var runs [2]map[string]float64
+	var runs [3]map[string]float64 // the first fills the kernel's caches
 	for i := range runs {
 		r, err := vm.Run(t.Context(), "fscost /tmp/cost 200 3 30")
 		if err != nil || r.Code != 0 {
@@ -307,16 +306,18 @@ func TestCount(t *testing.T) {
 			runs[i][fmt.Sprint(op, " at ", depth)] = n
 		}
 	}
-	if len(runs[0]) != 10 {
-		t.Fatalf("got %v, want five operations at two depths", runs[0])
+	if len(runs[1]) != 10 {
+		t.Fatalf("got %v, want five operations at two depths", runs[1])
 	}
-	for what, n := range runs[0] {
-		if again := runs[1][what]; n < 500 || math.Abs(again/n-1) > 0.02 {
-			t.Errorf("%s: got %v and %v instructions, want 500 or more, and the same within 2 %%", what, n, again)
+	// How full the slabs of its kernel are made 3.3 % once: 12915 against 12501.
+	for what, n := range runs[1] {
+		if again := runs[2][what]; n < 500 || math.Abs(again/n-1) > 0.05 {
+			t.Errorf("%s: got %v and %v instructions, want 500 or more, and the same within 5 %%", what, n, again)
 		}
 	}
 }
 
+// Guests at the same time must not get into each other's way.
 func TestTwoGuests(t *testing.T) {
 	i := image(t)
 	var vms [2]*VM
