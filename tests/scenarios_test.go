@@ -2,7 +2,6 @@ package tests
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -10,9 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"kbuild-run/patches/job"
 	"kbuild-run/tests/scenario"
-	"kbuild-run/tests/servers"
 )
 
 var pattern = flag.String("scenario", "", "run only the scenarios that match")
@@ -23,15 +20,7 @@ func TestLeftBehind(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts smbd")
 	}
-	ctx := job.With(context.Background(), &job.Job{})
-	server, stop, err := SambaServer(ctx)
-	if errors.Is(err, servers.ErrNoSamba) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
+	ctx, server := startSamba(t)
 	dir := t.TempDir()
 	const tidy = "# One that cleans up.\n# sections: MS-SMB2 3.3.5.9\n# rules: R-2.92\nconnect one\ncreate one file\n"
 	var all []*scenario.Scenario
@@ -89,15 +78,7 @@ func TestScenariosOnSamba(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts smbd")
 	}
-	ctx := job.With(context.Background(), &job.Job{})
-	server, stop, err := SambaServer(ctx)
-	if errors.Is(err, servers.ErrNoSamba) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
+	ctx, server := startSamba(t)
 	var patterns []string
 	if *pattern != "" {
 		patterns = strings.Fields(*pattern)

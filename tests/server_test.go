@@ -37,8 +37,9 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// What a scenario says when it fails is what a person has to go by.
-func TestFailures(t *testing.T) {
+// startSamba starts a Samba for the length of the test.
+func startSamba(t *testing.T) (context.Context, *scenario.Server) {
+	t.Helper()
 	ctx := job.With(context.Background(), &job.Job{})
 	server, stop, err := SambaServer(ctx)
 	if errors.Is(err, servers.ErrNoSamba) {
@@ -47,7 +48,13 @@ func TestFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stop()
+	t.Cleanup(func() { stop() })
+	return ctx, server
+}
+
+// What a scenario says when it fails is what a person has to go by.
+func TestFailures(t *testing.T) {
+	ctx, server := startSamba(t)
 	for _, test := range []struct {
 		name, text string
 		outcome    scenario.Outcome
@@ -130,15 +137,7 @@ func TestFailures(t *testing.T) {
 
 // A server that is known by its address runs all but what needs a shell.
 func TestByAddress(t *testing.T) {
-	ctx := job.With(context.Background(), &job.Job{})
-	samba, stop, err := SambaServer(ctx)
-	if errors.Is(err, servers.ErrNoSamba) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stop()
+	ctx, samba := startSamba(t)
 	u := url.URL{Scheme: "smb", User: url.UserPassword(samba.User.User, samba.User.Password), Host: samba.Addr, Path: samba.Share}
 	server, err := AddressServer(u.String())
 	if err != nil {
