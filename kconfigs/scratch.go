@@ -20,8 +20,8 @@ type Scratch struct {
 	folder string // "fs/smb/server"
 }
 
-// Scratch copies the folder. Until release nobody else builds a kernel of the
-// base. The modules of the folder are built once, so that Build costs only what
+// Scratch copies the folder. Until release others build kernels only of the same tree,
+// with other fragments. The modules of the folder are built once, so that Build costs only what
 // it changes.
 func (k *Kernel) Scratch(ctx context.Context, s *job.Step, name string) (c *Scratch, release func(), err error) {
 	if err := needs(); err != nil {

@@ -374,22 +374,56 @@ func (m *Misfit) Unwrap() error { return m.Err }
 var failedAt = regexp.MustCompile(`^Patch failed at (\d+)`)
 
 // Checkout puts the tree into the one worktree of its base and returns its
-// folder. Only files that differ are written. The worktree belongs to the caller
-// until it calls done.
+// folder. Only files that differ are written. Until the caller calls done, the
+// worktree stays as it is: who wants the same tree gets it at once, who wants
+// another one waits.
 func (t *Tree) Checkout(ctx context.Context) (dir string, done func(), err error) {
 	dir = t.Repository()
 	if job.From(ctx).DryRun {
 		return dir, func() {}, git(dir, "checkout", "--quiet", "--force", "--detach", t.Commit).Run(ctx)
 	}
-	if done, err = t.take(ctx, dir); err != nil {
+	share, err := cache.Share(ctx, t.entry)
+	if err != nil {
 		return "", nil, err
 	}
-	if err := t.checkout(ctx, dir); err != nil {
-		done()
-		return "", nil, err
+	for mended := false; ; mended = true {
+		leave, err := cache.Share(ctx, dir)
+		if err == nil && t.there(ctx, dir) && (mended || unchanged(ctx, dir)) {
+			return dir, func() { leave(); share() }, nil
+		}
+		if err == nil {
+			leave()
+			// Another may take the worktree before we share it again.
+			if leave, err = cache.Lock(ctx, dir); err == nil {
+				err = t.checkout(ctx, dir)
+				leave()
+			}
+		}
+		if err != nil {
+			share()
+			return "", nil, err
+		}
 	}
-	return dir, done, nil
 }
+
+// there says that the worktree is the tree's.
+func (t *Tree) there(ctx context.Context, dir string) bool {
+	if _, err := os.Stat(t.unfinished()); err == nil {
+		return false
+	}
+	head, err := git(dir, "rev-parse", "HEAD").Probe(ctx)
+	return err == nil && strings.TrimSpace(string(head)) == t.Commit
+}
+
+// unchanged says that no file of the worktree was changed.
+func unchanged(ctx context.Context, dir string) bool {
+	_, err := git(dir, "diff", "--quiet", "HEAD").Probe(ctx)
+	return err == nil
+}
+
+// unfinished is a file that stays when git is stopped halfway through a checkout:
+// then there may be files that git wrote and did not note in its index.
+func (t *Tree) unfinished() string { return filepath.Join(t.entry, "checkout-unfinished") }
 
 // take locks a folder of the base's, and keeps the base from being pruned, until
 // leave.
@@ -410,9 +444,7 @@ func (t *Tree) take(ctx context.Context, dir string) (leave func(), err error) {
 }
 
 func (t *Tree) checkout(ctx context.Context, dir string) error {
-	// The mark stays when git is stopped halfway: then there may be files
-	// that git wrote and did not note in its index.
-	mark := filepath.Join(t.entry, "checkout-unfinished")
+	mark := t.unfinished()
 	_, err := os.Stat(mark)
 	unfinished := err == nil
 	if err := os.WriteFile(mark, nil, 0o644); err != nil {

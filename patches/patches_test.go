@@ -298,14 +298,8 @@ func noEntries(t *testing.T) {
 	}
 }
 
-// Checkout writes only what differs, and puts right what it finds changed.
-func TestCheckout(t *testing.T) {
-	b, _ := serve(t, right)
-	tree, _, err := getBase(t, t.Context(), b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	series := &Series{Name: "demo", Base: "v6.12", Mails: []Mail{{"0001-x.patch", []byte(`From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+// demo fits the base of serve.
+var demo = &Series{Name: "demo", Base: "v6.12", Mails: []Mail{{"0001-x.patch", []byte(`From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
 From: A U Thor <author@example.com>
 Date: Fri, 2 Jan 2026 03:04:05 +0000
 Subject: [PATCH] one more
@@ -318,9 +312,17 @@ diff --git a/ignored.c b/ignored.c
  int ignored;
 +int more;
 `)}}}
+
+// Checkout writes only what differs, and puts right what it finds changed.
+func TestCheckout(t *testing.T) {
+	b, _ := serve(t, right)
+	tree, _, err := getBase(t, t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
 	patched := *tree
 	err = (&job.Job{}).Step("apply", func(s *job.Step) error {
-		_, err := patched.apply(t.Context(), s, series)
+		_, err := patched.apply(t.Context(), s, demo)
 		return err
 	})
 	if err != nil {
@@ -379,10 +381,19 @@ diff --git a/ignored.c b/ignored.c
 	}
 }
 
-// The worktree belongs to one caller at a time, and a base in use is not pruned.
-func TestCheckoutExclusive(t *testing.T) {
+// A worktree in use is that of all who want its tree and of nobody else, and its base
+// is not pruned.
+func TestCheckoutShared(t *testing.T) {
 	b, _ := serve(t, right)
 	tree, _, err := getBase(t, t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *tree
+	err = (&job.Job{}).Step("apply", func(s *job.Step) error {
+		_, err := other.apply(t.Context(), s, demo)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,11 +401,16 @@ func TestCheckoutExclusive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, leave, err := tree.Checkout(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer func(w func(string)) { cache.Waiting = w }(cache.Waiting)
 	cache.Waiting = func(string) { cancel() }
-	if _, _, err := tree.Checkout(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a second checkout got %v, want %v", err, context.Canceled)
+	if _, _, err := other.Checkout(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a checkout of another tree got %v, want %v", err, context.Canceled)
 	}
 	all, err := cache.List()
 	if err != nil || len(all) != 1 {
