@@ -15,6 +15,7 @@ import (
 type Road struct {
 	Tree      patches.Options
 	Fragments []string
+	Options   Options
 }
 
 // Flags adds the flags that fill r to c.
@@ -23,6 +24,12 @@ func (r *Road) Flags(c *cobra.Command) {
 	c.Flags().StringVar(&r.Tree.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
 	c.Flags().StringVar(&r.Tree.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	c.Flags().StringSliceVar(&r.Fragments, "config", kconfigs.Default, "`FRAGMENTS` of the kernel's config, names or files")
+	r.Options.Flags(c)
+}
+
+// Flags adds the flags that fill o to c.
+func (o *Options) Flags(c *cobra.Command) {
+	c.Flags().StringVar(&o.Tools, "ksmbd-tools", "", "put `FILE`, the ksmbd.tools of a build of ksmbd-tools, into the guest in place of Debian's")
 }
 
 // Image goes the road: tree, kernel, image, each a step of the job.
@@ -45,7 +52,7 @@ func (r *Road) Image(ctx context.Context) (i *Image, err error) {
 		return nil, err
 	}
 	err = j.Step("image", func(s *job.Step) (err error) {
-		i, err = Build(ctx, s, k, Options{})
+		i, err = Build(ctx, s, k, r.Options)
 		return err
 	})
 	return i, err
@@ -64,7 +71,9 @@ built first. Every part is kept by content.
 ksmbd-tools is downloaded by apt-get, once, and unpacked, never installed: on the
 host it conflicts with samba. It is that of Debian 13, or where the host has no
 mirror of that, the one of the host's own sources. A small library beside it makes
-"change notify" of ksmbd.conf known, which Debian's does not know.`,
+"change notify" of ksmbd.conf known, which Debian's does not know. --ksmbd-tools takes
+one that you built instead; the patch that adds "change notify" to it lies in
+patches/notify/ksmbd-tools.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i, err := r.Image(cmd.Context())

@@ -81,10 +81,18 @@ func preload(ctx context.Context, s *job.Step, src string) (file, key string, er
 }
 
 // addTools puts ksmbd's programs, the libraries they load, and the character
-// sets they need into a. What else in the guest is linked to a C library, Samba, has
-// no libnl, and is not touched by the library that is preloaded.
-func addTools(a *Archive, dir, library string) error {
-	if err := a.Copy(multi, filepath.Join(dir, multi), 0o755); err != nil {
+// sets they need into a: program, or Debian's with a library that is preloaded. What
+// else in the guest is linked to a C library, Samba, has no libnl, and is not touched
+// by that.
+func addTools(a *Archive, dir, program, library string) error {
+	if program == "" {
+		program = filepath.Join(dir, multi)
+		if err := a.Copy(preloaded, library, 0o755); err != nil {
+			return err
+		}
+		a.File("etc/ld.so.preload", []byte("/"+preloaded+"\n"), 0o644)
+	}
+	if err := a.Copy(multi, program, 0o755); err != nil {
 		return err
 	}
 	for _, name := range []string{"mountd", "adduser", "addshare", "control"} {
@@ -95,11 +103,7 @@ func addTools(a *Archive, dir, library string) error {
 	if err := a.Copy(gconv+"UTF-16.so", filepath.Join(dir, gconv, "UTF-16.so"), 0o755); err != nil {
 		return err
 	}
-	if err := a.Copy(preloaded, library, 0o755); err != nil {
-		return err
-	}
-	a.File("etc/ld.so.preload", []byte("/"+preloaded+"\n"), 0o644)
-	return addLibraries(a, dir, filepath.Join(dir, multi), map[string]bool{})
+	return addLibraries(a, dir, program, map[string]bool{})
 }
 
 // addLibraries adds, under their sonames, the libraries the ELF file program

@@ -10,7 +10,9 @@
 package rootfs
 
 import (
+	"bytes"
 	"context"
+	"debug/elf"
 	"embed"
 	"encoding/base64"
 	"encoding/binary"
@@ -47,7 +49,27 @@ const initramfs = "initramfs.cpio"
 const space = 1 << 30
 
 // Options change what is in the image.
-type Options struct{}
+type Options struct {
+	// Tools is a ksmbd.tools, the program behind ksmbd.mountd and the others, to
+	// take in place of Debian's and of the library beside that. What it loads comes
+	// from Debian's packages.
+	Tools string
+}
+
+// tools returns what is told from other tools by key.
+func (o Options) tools() (key string, err error) {
+	if o.Tools == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(o.Tools)
+	if err != nil {
+		return "", fmt.Errorf("read ksmbd-tools: %w", err)
+	}
+	if !bytes.HasPrefix(b, []byte(elf.ELFMAG)) {
+		return "", fmt.Errorf("read ksmbd-tools: %s is no program; give the ksmbd.tools that a build of ksmbd-tools makes", o.Tools)
+	}
+	return cache.Key("tools", string(b)), nil
+}
 
 // User is an account of the guest and of ksmbd.
 type User struct {
@@ -72,6 +94,10 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 		if err := cache.NeedSpace(space); err != nil {
 			return nil, err
 		}
+	}
+	toolsKey, err := o.tools()
+	if err != nil {
+		return nil, err
 	}
 	programs, err := commands()
 	if err != nil {
@@ -105,14 +131,14 @@ func Build(ctx context.Context, s *job.Step, k *kconfigs.Kernel, o Options) (*Im
 	if _, err := system.WriteTo(&own); err != nil {
 		return nil, err
 	}
-	i.Key = cache.Key("image", "stripped", commandsKey, agentKey, packagesKey, libraryKey, own.String(), k.Key)
+	i.Key = cache.Key("image", "stripped", commandsKey, agentKey, packagesKey, libraryKey, own.String(), k.Key, toolsKey)
 	meta := map[string]string{"what": "initramfs for Linux " + k.Release, "kernel": k.Key}
 	dir, cached, err := cache.Once(ctx, "rootfs", i.Key, meta, func(dir string) error {
 		s.Progress("pack")
 		if job.From(ctx).DryRun {
 			return nil
 		}
-		if err := addTools(system, unpacked, library); err != nil {
+		if err := addTools(system, unpacked, o.Tools, library); err != nil {
 			return err
 		}
 		if err := system.Copy("init", pid1, 0o755); err != nil {

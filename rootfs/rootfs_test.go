@@ -116,9 +116,9 @@ func kernel(t *testing.T) *kconfigs.Kernel {
 }
 
 // build builds an image as a step of a silent job.
-func build(ctx context.Context, k *kconfigs.Kernel) (i *Image, err error) {
+func build(ctx context.Context, k *kconfigs.Kernel, o Options) (i *Image, err error) {
 	err = new(job.Job).Step("image", func(s *job.Step) (err error) {
-		i, err = Build(ctx, s, k, Options{})
+		i, err = Build(ctx, s, k, o)
 		return err
 	})
 	return i, err
@@ -131,7 +131,7 @@ func TestBuild(t *testing.T) {
 		}
 	}
 	k := kernel(t)
-	i, err := build(t.Context(), k)
+	i, err := build(t.Context(), k, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,14 +159,37 @@ func TestBuild(t *testing.T) {
 	if got := all["."].Mode; got != cpio.S_IFDIR|0o755 {
 		t.Errorf("/: got mode %o, want 755", got)
 	}
-	again, err := build(t.Context(), k)
+	again, err := build(t.Context(), k, Options{})
 	if err != nil || !again.Cached || again.Key != i.Key {
 		t.Errorf("second build: got %+v, %v; want the first one, cached", again, err)
 	}
 	k.Key = "other"
-	other, err := build(t.Context(), k)
+	other, err := build(t.Context(), k, Options{})
 	if err != nil || other.Key == i.Key {
 		t.Errorf("another kernel: got key %v, %v", other, err)
+	}
+
+	own, err := build(t.Context(), k, Options{Tools: "/bin/true"})
+	if err != nil || own.Key == other.Key {
+		t.Fatalf("other tools: got %+v, %v", own, err)
+	}
+	if b, err = os.ReadFile(own.Path); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("/bin/true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = read(t, b)
+	r := all["usr/libexec/ksmbd.tools"]
+	if got, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize))); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("other tools: got %d bytes, %v; want the %d of /bin/true", len(got), err, len(want))
+	}
+	if _, ok := all["etc/ld.so.preload"]; ok {
+		t.Error("other tools: a library is preloaded")
+	}
+	if _, err := build(t.Context(), k, Options{Tools: "rootfs_test.go"}); err == nil || !strings.Contains(err.Error(), "is no program") {
+		t.Errorf("a text for tools: got %v", err)
 	}
 }
 
@@ -277,7 +300,7 @@ func TestInterrupt(t *testing.T) {
 	defer stop()
 	failed := make(chan error, 1)
 	go func() {
-		_, err := build(ctx, kernel(t))
+		_, err := build(ctx, kernel(t), Options{})
 		failed <- err
 	}()
 	pid := filepath.Join(dir, "pid")

@@ -55,6 +55,7 @@ func (o *Options) kernelFlags(c *cobra.Command) {
 	f.StringVar(&o.Base, "base", "", "kernel `BASE` (default v6.12, or what fits --tree)")
 	f.StringVar(&o.Dir, "tree", "", "take the commit checked out in the git tree `DIR` as the base")
 	f.StringSliceVar(&o.Fragments, "config", nil, "`FRAGMENTS` of the configuration (default base,ksmbd,kunit)")
+	o.Image.Flags(c)
 	f.StringSliceVar(&o.Scenarios, "scenario", nil, "run only the scenarios that match `PATTERN`")
 	f.IntVar(&o.Repeat, "repeat", 1, "run the scenarios and smbtorture `N` times; one that ends differently fails")
 	f.BoolVar(&o.List, "list", false, "list the scenarios with what they show, and run none")

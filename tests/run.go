@@ -32,6 +32,7 @@ type Options struct {
 	Base      string   // "" is the default, or what fits Dir
 	Dir       string   // a git tree of the user's, whose HEAD is the base
 	Fragments []string // of the configuration; nil: what kconfigs takes
+	Image     rootfs.Options
 	Scenarios []string // patterns; nil: all
 	Folder    string   // of the scenarios; "": those in the program
 	Repeat    int      // run the scenarios so often; 0: once
@@ -304,6 +305,7 @@ func (o Options) command() string {
 	add("--base", o.Base)
 	add("--tree", o.Dir)
 	add("--config", strings.Join(o.Fragments, ","))
+	add("--ksmbd-tools", o.Image.Tools)
 	for _, p := range o.Scenarios {
 		add("--scenario", p)
 	}
@@ -430,7 +432,7 @@ func (k *kernel) build(ctx context.Context, o Options) (err error) {
 	}
 	k.column.Release, k.column.Tree = k.built.Release, k.tree.Key
 	return j.Step(k.step("image"), func(s *job.Step) (err error) {
-		if k.image, err = rootfs.Build(ctx, s, k.built, rootfs.Options{}); err == nil && k.image.Cached {
+		if k.image, err = rootfs.Build(ctx, s, k.built, o.Image); err == nil && k.image.Cached {
 			s.Cached()
 		}
 		return err

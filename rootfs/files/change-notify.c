@@ -73,7 +73,7 @@ static void line(char *s, const char *share, int *in, unsigned int *flags)
 		return;
 	if (!strcasecmp(value, "pending"))
 		*flags = KSMBD_SHARE_FLAG_NOTIFY_PENDING;
-	else if (!strcasecmp(value, "off"))
+	else if (!strcasecmp(value, "off") || !strcasecmp(value, "no"))
 		*flags = KSMBD_SHARE_FLAG_NOTIFY_OFF;
 	else
 		*flags = 0;
