@@ -83,12 +83,28 @@ func (f *File) Write(ctx context.Context, offset uint64, data []byte) error {
 	return nil
 }
 
-// Flush makes the server write the file's data to its disk.
-func (f *File) Flush(ctx context.Context) error {
+// FlushRequest returns the request that makes the server write the file's data to its
+// disk.
+func (f *File) FlushRequest() *Request {
 	req := smb2.NewFlushReq()
 	req.PersistentFileId, req.VolatileFileId = f.ID.Persistent, f.ID.Volatile
-	_, err := f.do(ctx, "flush", &Request{Command: smb2.SMB2_FLUSH, Body: req, Tree: f.Tree}, nil)
+	return &Request{Command: smb2.SMB2_FLUSH, Body: req, Tree: f.Tree}
+}
+
+// Flush makes the server write the file's data to its disk.
+func (f *File) Flush(ctx context.Context) error {
+	_, err := f.do(ctx, "flush", f.FlushRequest(), nil)
 	return err
+}
+
+// LockRequest returns the LOCK for n bytes at offset, which nobody else may then read
+// or write; it fails rather than wait.
+func (f *File) LockRequest(offset, n uint64) *Request {
+	req := smb2.NewLockReq()
+	req.PersistentFileId, req.VolatileFileId = f.ID.Persistent, f.ID.Volatile
+	req.LockCount = 1
+	req.Locks = []smb2.LockElement{{Offset: offset, Length: n, Flags: smb2.SMB2_LOCKFLAG_EXCLUSIVE | smb2.SMB2_LOCKFLAG_FAIL_IMMEDIATELY}}
+	return &Request{Command: smb2.SMB2_LOCK, Body: req, Tree: f.Tree}
 }
 
 // listSize is how much of a directory a request asks for, as Windows does.

@@ -46,6 +46,7 @@ func init() {
 		"makedir": {"makedir NAME PATH [as HANDLE]", "create a directory; without a handle's name it is closed at once", "", 2, 2, makedir},
 		"read":    {"read NAME PATH, or read HANDLE", "read a file's first bytes", "", 1, 2, read},
 		"write":   {"write NAME PATH TEXT, or write HANDLE TEXT", "write TEXT at the beginning of a file", "", 2, 3, write},
+		"copy":    {"copy NAME PATH PATH", "have the server copy the first 16 bytes of a file into another, by FSCTL_SRV_COPYCHUNK", "", 3, 3, copyBytes},
 		"rename":  {"rename NAME PATH PATH [-replace], or rename HANDLE PATH", "rename or move a file or a directory", "-replace", 2, 3, rename},
 		"link":    {"link NAME PATH PATH", "give a file a second name", "", 3, 3, link},
 		"delete":  {"delete NAME PATH, or delete HANDLE", "delete a file or an empty directory; by handle it goes when the handle does", "", 1, 2, remove},
@@ -58,7 +59,7 @@ func init() {
 		"watch": {"watch HANDLE [as REQUEST] [-filter F,...] [-tree] [-size N|max|max+1] [-charge N] [-flags N] [-dfs] [-via NAME] [-wrong session|tree|structure|handle] [-nowait]",
 			"send a CHANGE_NOTIFY and wait for its first answer, the interim one or the final; the filter is name, all, names of bits or a number; max is the server's MaxTransactSize; -dfs sets SMB2_FLAGS_DFS_OPERATIONS, -via takes another channel of the session, -wrong names what is: a field, or the FileId, which is all ones; the request is named after the handle",
 			watched + " -charge N -flags N -dfs -via NAME -wrong FIELD -nowait", 1, 1, watch},
-		"compound": {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE",
+		"compound": {"compound NAME PART + PART ...", "send several requests at once; a PART is open PATH, create PATH, watch, query, set, list, read, write, flush, lock, control, or close, with their options; all but the first are related, and act on the open of the part before unless they name a HANDLE",
 			plain, 2, 0, compound},
 		"expect": {"expect REQUEST pending|nothing|final|synchronous|alone|STATUS_X|[any] ACTION FILE ...", "pending: an interim response and no more; nothing: no final response for a while; final: one, whatever it says; synchronous: one without an interim response, which grants credits; alone: one that is not part of a compound; records: a final response with exactly these, in this order or in any; {1..9} in FILE stands for as many records",
 			plain, 2, 0, expect},
@@ -71,7 +72,7 @@ func init() {
 		"lease":      {"lease HANDLE kept|none|r|rh|rw|rwh", "kept: no break of the handle's lease comes for a while; else one to this state comes, and is acknowledged if the server wants that", "", 2, 2, lease},
 		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", "", 1, 1, disconnect},
 		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", "", 1, 1, logoff},
-		"reauth":     {"reauth NAME [-wrong]", "authenticate the session's user anew, with a wrong password", "-wrong", 1, 1, reauth},
+		"reauth":     {"reauth NAME [-wrong|-unknown]", "authenticate the session's user anew, -wrong with a wrong password, -unknown as a user whom the server does not know", "-wrong -unknown", 1, 1, reauth},
 		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
 		"server":     {"server COMMAND [&]", "run a shell command on the server, in the scenario's folder; with & behind it the scenario goes on meanwhile", plain, 1, 0, serverCommand},
@@ -316,6 +317,9 @@ func reauth(st *state, l *line) error {
 	who := st.server.User
 	if l.has("-wrong") {
 		who.Password += " "
+	}
+	if l.has("-unknown") {
+		who.User = "stranger"
 	}
 	return p.sess.Reauthenticate(ctx, who)
 }

@@ -234,6 +234,18 @@ func write(st *state, l *line) error {
 	})
 }
 
+func copyBytes(st *state, l *line) error {
+	p, err := st.peer(l.words[0])
+	if err != nil {
+		return err
+	}
+	return st.with(p, l.words[1], client.Create{Access: accessFile}, func(_ context.Context, from *client.File) error {
+		return st.with(p, l.words[2], client.Create{Access: accessFile}, func(ctx context.Context, to *client.File) error {
+			return to.CopyFrom(ctx, from, 0, 0, 16)
+		})
+	})
+}
+
 func read(st *state, l *line) error {
 	return st.on(l, 1, smb2.FILE_READ_DATA|accessNames, func(ctx context.Context, f *client.File, _ []string) error {
 		_, err := f.Read(ctx, 0, 64)

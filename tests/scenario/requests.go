@@ -246,10 +246,25 @@ func (st *state) part(p *peer, name string, l *line) (req *client.Request, path 
 		return p.tree.NotifyRequest(id, w), "", err
 	case name == "query":
 		return f.QueryRequest(client.Query{Type: smb2.SMB2_O_INFO_FILE, Class: byte(smb2.FILE_STANDARD_INFORMATION), Size: 1024}), "", nil
+	case name == "set":
+		var size smb2.FileEofInfo
+		return f.SetRequest(client.Set{Type: smb2.SMB2_O_INFO_FILE, Class: byte(smb2.FILE_END_OF_FILE_INFORMATION), Data: size.Append(nil)}), "", nil
+	case name == "list":
+		return f.ListRequest("*", 0), "", nil
+	case name == "read":
+		return f.ReadRequest(0, 16), "", nil
+	case name == "write":
+		return f.WriteRequest(0, []byte("text")), "", nil
+	case name == "flush":
+		return f.FlushRequest(), "", nil
+	case name == "lock":
+		return f.LockRequest(0, 16), "", nil
+	case name == "control":
+		return p.tree.ControlRequest(id, client.Control{Code: smb2.FSCTL_SRV_REQUEST_RESUME_KEY, Size: 32}), "", nil
 	case name == "close":
 		return f.CloseRequest(), "", nil
 	}
-	return nil, "", fmt.Errorf("%s is no part; there are: open create watch query close", name)
+	return nil, "", fmt.Errorf("%s is no part; there are: open create watch query set list read write flush lock control close", name)
 }
 
 func split(words []string, sep string) [][]string {
