@@ -386,38 +386,42 @@ func (t *Tree) Checkout(ctx context.Context) (dir string, done func(), err error
 	if err != nil {
 		return "", nil, err
 	}
-	for mended := false; ; mended = true {
-		leave, err := cache.Share(ctx, dir)
-		if err == nil && t.there(ctx, dir) && (mended || unchanged(ctx, dir)) {
-			return dir, func() { leave(); share() }, nil
+	// Who waits for the worktree has the turn: nobody comes in between, not even those
+	// who want the tree that is there.
+	turn, err := cache.Lock(ctx, dir+".turn")
+	if err != nil {
+		share()
+		return "", nil, err
+	}
+	defer turn()
+	leave, err := cache.Share(ctx, dir)
+	if err == nil && !t.there(ctx, dir) {
+		leave()
+		if leave, err = cache.Lock(ctx, dir); err == nil {
+			err = t.checkout(ctx, dir)
+			leave()
 		}
 		if err == nil {
-			leave()
-			// Another may take the worktree before we share it again.
-			if leave, err = cache.Lock(ctx, dir); err == nil {
-				err = t.checkout(ctx, dir)
-				leave()
-			}
-		}
-		if err != nil {
-			share()
-			return "", nil, err
+			leave, err = cache.Share(ctx, dir)
 		}
 	}
+	if err != nil {
+		share()
+		return "", nil, err
+	}
+	return dir, func() { leave(); share() }, nil
 }
 
-// there says that the worktree is the tree's.
+// there says that the worktree is the tree's, and that no file of it was changed.
 func (t *Tree) there(ctx context.Context, dir string) bool {
 	if _, err := os.Stat(t.unfinished()); err == nil {
 		return false
 	}
 	head, err := git(dir, "rev-parse", "HEAD").Probe(ctx)
-	return err == nil && strings.TrimSpace(string(head)) == t.Commit
-}
-
-// unchanged says that no file of the worktree was changed.
-func unchanged(ctx context.Context, dir string) bool {
-	_, err := git(dir, "diff", "--quiet", "HEAD").Probe(ctx)
+	if err != nil || strings.TrimSpace(string(head)) != t.Commit {
+		return false
+	}
+	_, err = git(dir, "diff", "--quiet", "HEAD").Probe(ctx)
 	return err == nil
 }
 
