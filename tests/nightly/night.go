@@ -53,6 +53,7 @@ type Options struct {
 type night struct {
 	Options
 	store *history.Store
+	tried map[string]history.Tried // before, if the night was interrupted
 
 	mu    sync.Mutex
 	wrong []error // what is not the fault of a cell
@@ -129,12 +130,9 @@ func (n *night) run(ctx context.Context, began time.Time, updates, cells []matri
 		return "", fmt.Errorf("begin night %s: %w", o.Night, err)
 	}
 	// A night that was interrupted goes on when it is begun again by name.
-	done, err := n.store.Cells(ctx, o.Night)
-	if err != nil {
+	if n.tried, err = n.store.Tried(ctx, o.Night); err != nil {
 		return "", err
 	}
-	cells = slices.DeleteFunc(cells, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
-	updates = slices.DeleteFunc(updates, func(c matrix.Cell) bool { return slices.Contains(done, c.Name) })
 	for _, part := range [][]matrix.Cell{updates, cells} {
 		if err := n.cells(ctx, part); err != nil {
 			return "", err
@@ -228,8 +226,12 @@ func available() int64 {
 
 // cell runs a cell, and again what failed in it, and stores both.
 func (n *night) cell(ctx context.Context, c *matrix.Cell) {
-	var failed []string
-	for attempt := 1; attempt <= matrix.Attempts; attempt++ {
+	t := n.tried[c.Name]
+	if t.Attempt > 0 && len(t.Failed) == 0 {
+		return
+	}
+	failed := t.Failed
+	for attempt := t.Attempt + 1; attempt <= matrix.Attempts; attempt++ {
 		r, err := n.try(ctx, c, attempt, failed)
 		if ctx.Err() != nil {
 			return // half a run is none

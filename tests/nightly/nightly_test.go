@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 // the tree if there is one, says what it does:
 //
 //	hang            run until it is killed
+//	interrupt       interrupt the night in a second try, once
 //	say TEXT        say it
 //	die             end by a signal
 //	exit N TEXT     say TEXT, and exit with that code
@@ -82,6 +83,12 @@ func standIn() {
 		case "hang":
 			fmt.Println("working")
 			time.Sleep(time.Hour) // select {} is a deadlock to a runtime without cgo
+		case "interrupt":
+			if _, err := os.Stat("interrupted"); err != nil && try == 1 {
+				os.WriteFile("interrupted", nil, 0o644)
+				syscall.Kill(os.Getppid(), syscall.SIGINT)
+				time.Sleep(time.Hour)
+			}
 		case "say":
 			fmt.Println(strings.Join(f[1:], " "))
 		case "die":

@@ -218,16 +218,39 @@ func (s *Store) Begin(ctx context.Context, night string, at time.Time) error {
 	})
 }
 
-// Cells returns the cells that a night has run.
-func (s *Store) Cells(ctx context.Context, night string) (names []string, err error) {
-	err = s.each(ctx, "SELECT DISTINCT cell FROM run WHERE night = ?", []any{night}, func(scan func(...any) error) error {
-		names = append(names, "")
-		return scan(&names[len(names)-1])
+// Tried is how far a night has come with a cell.
+type Tried struct {
+	Attempt int      // the last one
+	Failed  []string // tests, in that
+}
+
+// Tried returns the cells that a night has run.
+func (s *Store) Tried(ctx context.Context, night string) (map[string]Tried, error) {
+	all := map[string]Tried{}
+	const query = `SELECT cell, attempt, coalesce(test, '') FROM run LEFT JOIN result ON run = id AND status = ? WHERE night = ?`
+	err := s.each(ctx, query, []any{string(report.Failed), night}, func(scan func(...any) error) error {
+		var cell, test string
+		var attempt int
+		if err := scan(&cell, &attempt, &test); err != nil {
+			return err
+		}
+		t := all[cell]
+		if attempt < t.Attempt {
+			return nil
+		}
+		if attempt > t.Attempt {
+			t = Tried{Attempt: attempt}
+		}
+		if test != "" {
+			t.Failed = append(t.Failed, test)
+		}
+		all[cell] = t
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
 	}
-	return names, nil
+	return all, nil
 }
 
 // End notes that a night ran to its end.
