@@ -386,30 +386,36 @@ func (t *Tree) Checkout(ctx context.Context) (dir string, done func(), err error
 	if err != nil {
 		return "", nil, err
 	}
-	// Who waits for the worktree has the turn: nobody comes in between, not even those
-	// who want the tree that is there.
-	turn, err := cache.Lock(ctx, dir+".turn")
-	if err != nil {
-		share()
-		return "", nil, err
-	}
-	defer turn()
-	leave, err := cache.Share(ctx, dir)
-	if err == nil && !t.there(ctx, dir) {
-		leave()
-		if leave, err = cache.Lock(ctx, dir); err == nil {
-			err = t.checkout(ctx, dir)
-			leave()
-		}
-		if err == nil {
-			leave, err = cache.Share(ctx, dir)
-		}
-	}
+	leave, err := t.occupy(ctx, dir)
 	if err != nil {
 		share()
 		return "", nil, err
 	}
 	return dir, func() { leave(); share() }, nil
+}
+
+// occupy puts the tree into the worktree and shares it, until leave. Who waits for it
+// has the turn: nobody comes in between, not even those who want the tree that is there.
+func (t *Tree) occupy(ctx context.Context, dir string) (leave func(), err error) {
+	turn, err := cache.Lock(ctx, dir+".turn")
+	if err != nil {
+		return nil, err
+	}
+	defer turn()
+	leave, err = cache.Share(ctx, dir)
+	if err != nil || t.there(ctx, dir) {
+		return leave, err
+	}
+	leave()
+	if leave, err = cache.Lock(ctx, dir); err != nil {
+		return nil, err
+	}
+	err = t.checkout(ctx, dir)
+	leave()
+	if err != nil {
+		return nil, err
+	}
+	return cache.Share(ctx, dir)
 }
 
 // there says that the worktree is the tree's, and that no file of it was changed.

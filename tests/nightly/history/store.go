@@ -227,7 +227,7 @@ type Tried struct {
 // Tried returns the cells that a night has run.
 func (s *Store) Tried(ctx context.Context, night string) (map[string]Tried, error) {
 	all := map[string]Tried{}
-	const query = `SELECT cell, attempt, coalesce(test, '') FROM run LEFT JOIN result ON run = id AND status = ? WHERE night = ?`
+	const query = `SELECT cell, attempt, coalesce(test, '') FROM run LEFT JOIN result ON run = id AND status = ? WHERE night = ? ORDER BY attempt`
 	err := s.each(ctx, query, []any{string(report.Failed), night}, func(scan func(...any) error) error {
 		var cell, test string
 		var attempt int
@@ -235,9 +235,6 @@ func (s *Store) Tried(ctx context.Context, night string) (map[string]Tried, erro
 			return err
 		}
 		t := all[cell]
-		if attempt < t.Attempt {
-			return nil
-		}
 		if attempt > t.Attempt {
 			t = Tried{Attempt: attempt}
 		}
