@@ -50,7 +50,7 @@ func runWatches(ctx context.Context, b *Bench) error {
 	if err := countWatches(ctx, b); err != nil {
 		return err
 	}
-	sizes, budget, memory := []int{1, 100, 1000}, 20*time.Second, 2048
+	sizes, budget, memory := []int{1, 100, 500}, 20*time.Second, 2048
 	if !b.Quick {
 		sizes, budget, memory = []int{1, 100, 10000, 100000}, crowdBudget, 6144
 	}
