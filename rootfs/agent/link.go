@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // farLink is a client's machine far away: a network namespace whose only link loses
@@ -83,11 +84,11 @@ func makeLink(number string, delay time.Duration, loss float32) (far netns.NsHan
 	if err != nil {
 		return 0, "", fmt.Errorf("make link %s: %w", name, err)
 	}
-	near, err := netlink.NewHandle()
+	near, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return 0, "", err
 	}
-	other, err := netlink.NewHandleAt(far)
+	other, err := netlink.NewHandleAt(far, unix.NETLINK_ROUTE)
 	if err != nil {
 		return 0, "", err
 	}

@@ -61,37 +61,31 @@ func serve() error {
 
 func network() error {
 	unix.Sethostname([]byte("guest"))
-	lo, err := netlink.LinkByName("lo")
+	// Of the families that netlink has, a kernel may lack all others.
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	lo, err := h.LinkByName("lo")
 	if err == nil {
-		err = netlink.LinkSetUp(lo)
+		err = h.LinkSetUp(lo)
 	}
 	if err != nil {
 		return fmt.Errorf("set up lo: %w", err)
 	}
-	eth, err := netlink.LinkByName("eth0")
+	eth, err := h.LinkByName("eth0")
 	if err != nil {
 		return fmt.Errorf("find eth0: %w; the kernel lacks CONFIG_VIRTIO_NET", err)
 	}
-	addr, err := netlink.ParseAddr(address)
-	if err != nil {
+	if err := addAddress(h, eth, address); err != nil {
 		return err
-	}
-	if err := netlink.AddrAdd(eth, addr); err != nil {
-		return fmt.Errorf("set %s on eth0: %w", address, err)
-	}
-	if err := netlink.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("set up eth0: %w", err)
 	}
 	cable := bootedWith("kbuild_run.cable")
 	if cable == "" {
 		return nil
 	}
-	if eth, err = netlink.LinkByName("eth1"); err != nil {
+	if eth, err = h.LinkByName("eth1"); err != nil {
 		return fmt.Errorf("find eth1: %w", err)
-	}
-	h, err := netlink.NewHandle()
-	if err != nil {
-		return err
 	}
 	return addAddress(h, eth, cable)
 }
