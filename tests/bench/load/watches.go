@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -108,13 +109,17 @@ func (l *load) crowd(ctx context.Context, n, events int, y layout) error {
 	if err := c.step("arm", c.arm); err != nil {
 		return err
 	}
-	// Armed is what reports. The last one was the last in the server's queues; where
-	// all are told of all, some servers are slow to tell the others.
+	// Armed is what reports. A connection's last was the last in its queue; where all
+	// are told of all, some servers are slow to tell the others.
 	began = time.Now()
 	if y.one {
 		err = c.settleAll(began.Add(l.budget))
 	} else {
-		err = l.settle(&c.all[n-1])
+		for part := range slices.Chunk(c.all, perConnection) {
+			if err = l.settle(&part[len(part)-1]); err != nil {
+				break
+			}
+		}
 	}
 	if err != nil {
 		return err
