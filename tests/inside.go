@@ -37,13 +37,15 @@ done
 `
 
 // leaks has kmemleak look through memory, and again for what was young the first
-// time or only seemed to have no pointer to it, and prints what it found.
+// time or only seemed to have no pointer to it, and prints what it found and the time
+// in jiffies.
 const leaks = `
 cd /sys/kernel/debug
 echo scan > kmemleak
 sleep 6
 echo scan > kmemleak
-cat kmemleak /proc/uptime
+cat kmemleak
+grep '^jiffies: ' /proc/timer_list | tail -n 1
 echo clear > kmemleak
 `
 
@@ -133,19 +135,18 @@ var (
 )
 
 // allocated is how far from the time that kmemleak tells a scenario may have run that
-// is to blame: it counts in ticks from a moment early in the boot.
+// is to blame.
 const allocated = time.Second
 
-// leaked reads what kmemleak found at a time, with the guest's uptime behind it. When
-// an object was allocated is told in jiffies, which start five minutes before their
-// lower half overflows (INITIAL_JIFFIES).
+// leaked reads what kmemleak found at a time, with the jiffies of that time behind it:
+// when an object was allocated is told in jiffies, which stand still early in the boot.
 func leaked(out string, options []byte, now time.Time, during func(from, to time.Time) []string) ([]splat.Report, error) {
 	out = strings.TrimRight(out, "\n")
 	cut := strings.LastIndexByte(out, '\n') + 1
-	found, uptime := out[:cut], out[cut:]
-	var up float64
-	if _, err := fmt.Sscan(uptime, &up); err != nil {
-		return nil, fmt.Errorf("read kmemleak: %q: want the uptime behind it", uptime)
+	found, last := out[:cut], out[cut:]
+	var end int64
+	if _, err := fmt.Sscanf(last, "jiffies: %d", &end); err != nil {
+		return nil, fmt.Errorf("read kmemleak: %q: want the jiffies behind it", last)
 	}
 	hz := 0
 	if m := hzRE.FindSubmatch(options); m != nil {
@@ -163,8 +164,7 @@ func leaked(out string, options []byte, now time.Time, during func(from, to time
 			continue
 		}
 		jiffies, _ := strconv.ParseInt(m[1], 10, 64)
-		age := up - float64(jiffies-(1<<32-int64(300*hz)))/float64(hz)
-		at := now.Add(-time.Duration(age * float64(time.Second)))
+		at := now.Add(-time.Duration(end-jiffies) * time.Second / time.Duration(hz))
 		r.During = during(at.Add(-allocated), at.Add(allocated))
 	}
 	return splat.Merge(reports), err

@@ -19,7 +19,7 @@ func TestLeaked(t *testing.T) {
     [<ffffffffc0012399>] smb2_ioctl+0x99/0x900 [ksmbd]
 `
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	// At 250 Hz that is 4294904796 - (2^32 - 75000) ticks, or 50 s, after the start.
+	// At 250 Hz 2500 jiffies are 10 s.
 	during := func(from, to time.Time) []string {
 		at := now.Add(-10 * time.Second)
 		if at.Before(from) || at.After(to) {
@@ -27,7 +27,7 @@ func TestLeaked(t *testing.T) {
 		}
 		return []string{"some-scenario"}
 	}
-	got, err := leaked(object+object+"60.00 12.34\n", []byte("CONFIG_SMP=y\nCONFIG_HZ=250\n"), now, during)
+	got, err := leaked(object+object+"jiffies: 4294907296\n", []byte("CONFIG_SMP=y\nCONFIG_HZ=250\n"), now, during)
 	if err != nil || len(got) != 1 {
 		t.Fatalf("got %v, %v; want one report", got, err)
 	}
@@ -37,10 +37,10 @@ func TestLeaked(t *testing.T) {
 	if want := []string{"planted", "smb2_ioctl"}; !slices.Equal(got[0].Frames, want) {
 		t.Errorf("frames: got %q, want %q", got[0].Frames, want)
 	}
-	if got, err := leaked("60.00 12.34\n", nil, now, nil); len(got) != 0 || err != nil {
+	if got, err := leaked("jiffies: 4294907296\n", nil, now, nil); len(got) != 0 || err != nil {
 		t.Errorf("no leak: got %v, %v", got, err)
 	}
-	for _, bad := range []string{"", "something new\n60.00 12.34\n"} {
+	for _, bad := range []string{"", object, "something new\njiffies: 4294907296\n"} {
 		if _, err := leaked(bad, nil, now, nil); err == nil || !strings.HasPrefix(err.Error(), "read kmemleak: ") {
 			t.Errorf("%q: got %v, want that it cannot be read", bad, err)
 		}
