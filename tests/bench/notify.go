@@ -26,7 +26,8 @@ of all kernel workers, for an event and the next request. "events/s" is the high
 changes by a local process, each of which is told: no STATUS_NOTIFY_ENUM_DIR, with a buffer of
 64 KiB, and both on the guest's two CPUs; or the rate at which that process gets no further,
 beside a server that takes its CPU. In instructions the same is measured on one CPU,
-where the call and all that works for it run in turn.`,
+where the call and all that works for it run in turn: of a change by another client in the
+order that the scheduler finds, which lets its median differ by a fifth from run to run.`,
 	Bounds: []Bound{
 		{Says: "latency: half of Samba's", Metrics: "to response", Variant: "ksmbd", Against: "samba", Limit: 0.5},
 	},
