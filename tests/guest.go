@@ -18,11 +18,20 @@ import (
 // guestShare is where rootfs/files/ksmbd.conf has the share.
 const guestShare = "/srv/share"
 
+// slowSlots is how many scenarios run at a time on a debug kernel. With more logins at
+// once it gets no answer from ksmbd.mountd within the two seconds that it waits
+// (IPC_WAIT_TIMEOUT), and refuses them.
+const slowSlots = 4
+
 // GuestServer is ksmbd in a VM, of the kernel that base names.
 func GuestServer(name, base string, vm *vmrunner.VM) *scenario.Server {
 	user, other := rootfs.Users[0], rootfs.Users[1]
+	slots := 0
+	if vm.Slow() {
+		slots = slowSlots
+	}
 	return &scenario.Server{
-		Name: name, Kind: "ksmbd", Version: base, Addr: vm.Addr(445), Share: "share",
+		Name: name, Kind: "ksmbd", Version: base, Addr: vm.Addr(445), Share: "share", Slots: slots,
 		User:  client.Credentials{User: user.Name, Password: user.Password},
 		Other: client.Credentials{User: other.Name, Password: other.Password},
 		Scale: float64(vm.Deadline(time.Second)) / float64(time.Second),

@@ -138,6 +138,10 @@ func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server,
 	return results, err
 }
 
+// plainScale is the scale of a server for which the deadlines of smbtorture's tests are
+// right: a plain kernel without KVM.
+const plainScale = 3
+
 // once runs the tests against server.
 func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool, done func(torture.Result)) (results []torture.Result, err error) {
 	for _, name := range []string{"", quietShare} {
@@ -157,7 +161,7 @@ func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool
 		if err != nil {
 			return nil, err
 		}
-		some, err := o.program.Run(ctx, t, tests, torture.Options{Deadline: o.Deadline, Done: done})
+		some, err := o.program.Run(ctx, t, tests, torture.Options{Deadline: o.Deadline, Scale: on.Scale / plainScale, Done: done})
 		for i := range some {
 			if judged {
 				some[i] = known.Judge(some[i])

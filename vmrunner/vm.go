@@ -109,6 +109,7 @@ type VM struct {
 	dir     string
 	remove  func() // removes the scratch folder
 	pcap    string
+	slow    bool // a debug kernel
 	scale   int
 	cpus    int
 	core    bool
@@ -171,14 +172,15 @@ func Start(ctx context.Context, s *job.Step, i *rootfs.Image, o Options) (*VM, e
 	if err != nil {
 		return nil, err
 	}
-	vm := &VM{image: i, accel: accel, scale: scale(accel.Name, i.Kernel.Config)}
+	vm := &VM{image: i, accel: accel, slow: debugKernel(i.Kernel.Config)}
+	vm.scale = scale(accel.Name, vm.slow)
 	if o.CPUs == 0 {
 		o.CPUs = 2
 	}
 	vm.cpus, vm.core, vm.samba = o.CPUs, o.Core, o.Samba
 	if o.Memory == 0 {
 		o.Memory = 1024
-		if debugKernel(i.Kernel.Config) {
+		if vm.slow {
 			o.Memory = 2048
 		}
 	}
@@ -580,16 +582,19 @@ func (vm *VM) Times() Times {
 // Deadline scales a time that is right for a plain kernel on KVM to this guest.
 func (vm *VM) Deadline(d time.Duration) time.Duration { return d * time.Duration(vm.scale) }
 
+// Slow says that the kernel checks itself, which makes it several times slower.
+func (vm *VM) Slow() bool { return vm.slow }
+
 // scale is 1 for a plain kernel on KVM. A debug kernel needs 55 s under TCG from
 // power-on to serving where a plain one needs 2.5 s, but is far less slow once up;
 // bootLimit leaves room for both. 15 at most, so that nobody waits long for a dead
 // guest.
-func scale(accel, config string) int {
+func scale(accel string, slow bool) int {
 	n := 1
 	if accel != "kvm" {
 		n *= 3
 	}
-	if debugKernel(config) {
+	if slow {
 		n *= 5
 	}
 	return n

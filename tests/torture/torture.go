@@ -166,6 +166,7 @@ var slow = map[string]time.Duration{
 // Options of Run.
 type Options struct {
 	Deadline time.Duration // 0: Deadline
+	Scale    float64       // stretches all deadlines of a server that is slower than a plain guest without KVM
 	Done     func(Result)  // called after each test, may be nil
 }
 
@@ -213,7 +214,7 @@ func (p *Program) Run(ctx context.Context, server Server, tests []string, o Opti
 				return results, fmt.Errorf("empty the share: %w", err)
 			}
 		}
-		limit := max(slow[test], o.Deadline)
+		limit := time.Duration(float64(max(slow[test], o.Deadline)) * max(1, o.Scale))
 		before := cancels()
 		end := func() {}
 		if server.Begin != nil {
