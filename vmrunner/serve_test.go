@@ -76,6 +76,18 @@ func TestServe(t *testing.T) {
 		}
 	})
 
+	t.Run("smbtorture", func(t *testing.T) {
+		if _, err := exec.LookPath("smbtorture"); err != nil {
+			t.Skip("no smbtorture")
+		}
+		u := rootfs.Users[0]
+		out, err := exec.CommandContext(t.Context(), "smbtorture", "-p", fmt.Sprint(ports[portSMB]), "-U", u.Name+"%"+u.Password, "//127.0.0.1/share",
+			"smb2.connect").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "success: connect") {
+			t.Errorf("got %v, %s", err, out)
+		}
+	})
+
 	t.Run("gdb", func(t *testing.T) {
 		if _, err := exec.LookPath("gdb"); err != nil {
 			t.Skip("no gdb")
