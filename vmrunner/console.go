@@ -31,6 +31,7 @@ type line struct {
 type console struct {
 	path string
 	file *os.File
+	bare string // the base of a kernel without a series
 
 	mu      sync.Mutex
 	part    []byte // of the line that is being written
@@ -230,5 +231,5 @@ func (c *console) scan() ([]splat.Report, error) {
 	}
 	defer f.Close()
 	reports, err := splat.Scan(f)
-	return splat.Merge(splat.Without(reports, allowed)), err
+	return splat.Merge(splat.Without(reports, allowed, c.bare)), err
 }

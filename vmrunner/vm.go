@@ -288,6 +288,9 @@ func (vm *VM) boot(ctx context.Context, s *job.Step, o Options, qmpPath string) 
 	if vm.console, err = newConsole(filepath.Join(vm.dir, "console.log")); err != nil {
 		return err
 	}
+	if t := vm.image.Kernel.Tree; t.Series == "" {
+		vm.console.bare = t.Base
+	}
 	events := make(chan string, 16)
 	var power time.Time
 	vm.console.line = func(line string, at time.Time) {

@@ -16,6 +16,7 @@ var allowTOML string
 type Allowed struct {
 	Title  string // of the report, whole
 	Frame  string // a function among its frames; "" is any
+	Bare   string // the base, "v7.3", that has it as long as no series is on it; "" is any kernel
 	Reason string // why it is not ours, with where it is known
 	Until  string // last day, 2027-01-31
 
@@ -50,8 +51,8 @@ func readAllow(text string, now time.Time) ([]Allowed, error) {
 	return file.Allow, nil
 }
 
-func (a *Allowed) allows(r *Report) bool {
-	if a.Title != r.Title {
+func (a *Allowed) allows(r *Report, bare string) bool {
+	if a.Title != r.Title || a.Bare != "" && a.Bare != bare {
 		return false
 	}
 	for _, f := range r.Frames {
@@ -62,13 +63,14 @@ func (a *Allowed) allows(r *Report) bool {
 	return a.Frame == ""
 }
 
-// Without returns the reports that no entry allows.
-func Without(reports []Report, allowed []Allowed) []Report {
+// Without returns the reports that no entry allows. bare is the kernel's base, or "" of
+// a kernel with a series on it.
+func Without(reports []Report, allowed []Allowed, bare string) []Report {
 	var left []Report
 next:
 	for _, r := range reports {
 		for _, a := range allowed {
-			if a.allows(&r) {
+			if a.allows(&r, bare) {
 				continue next
 			}
 		}
