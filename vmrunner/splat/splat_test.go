@@ -84,6 +84,8 @@ func TestScanTitles(t *testing.T) {
 		{"[    1.000000][    C1] watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [ksmbd:r445:77]", "soft lockup in ksmbd:r445"},
 		// kernel/kcsan/report.c, lib/ubsan.c
 		{"[    1.000000] BUG: KCSAN: data-race in ksmbd_conn_free / ksmbd_conn_alive", "KCSAN: data-race in ksmbd_conn_free / ksmbd_conn_alive"},
+		{"[    1.000000] BUG: KCSAN: data-race in ksmbd_conn_free [ksmbd]", "KCSAN: data-race in ksmbd_conn_free"},
+		{"[    1.000000] BUG: KCSAN: assert: race in dequeue_entities / ttwu_do_activate", "KCSAN: assert: race in dequeue_entities / ttwu_do_activate"},
 		{"[    1.000000] UBSAN: shift-out-of-bounds in fs/smb/server/smb2pdu.c:100:12", "UBSAN: shift-out-of-bounds in fs/smb/server/smb2pdu.c"},
 		// kernel/locking/lockdep.c
 		{"[    1.000000] WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected", "lockdep: HARDIRQ-safe -> HARDIRQ-unsafe lock order"},
