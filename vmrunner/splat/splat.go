@@ -72,8 +72,7 @@ const (
 var rules = []rule{
 	{"KASAN", re(`^BUG: KASAN: (.+?) in ([\w.]+)`), "KASAN: $1 in $2", endRule},
 	{"KASAN", re(`^BUG: KASAN: (.+)`), "KASAN: $1", endRule},
-	{"KCSAN", re(`^BUG: KCSAN: (.+?) in ([\w.]+)(?: \[\w+\])? / ([\w.]+)`), "KCSAN: $1 in $2 / $3", endRule},
-	{"KCSAN", re(`^BUG: KCSAN: (.+?) in ([\w.]+)`), "KCSAN: $1 in $2", endRule},
+	{"KCSAN", re(`^BUG: KCSAN: (.+?) in ([\w.]+)(?: \[\w+\])?( / [\w.]+)?`), "KCSAN: $1 in $2$3", endRule},
 	{"KCSAN", re(`^BUG: KCSAN: (.+)`), "KCSAN: $1", endRule},
 	{"KFENCE", re(`^BUG: KFENCE: (.+?) in ([\w.]+)`), "KFENCE: $1 in $2", endRule},
 	{"KMSAN", re(`^BUG: KMSAN: (.+?) in ([\w.]+)`), "KMSAN: $1 in $2", endRule},
