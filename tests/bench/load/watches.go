@@ -78,7 +78,7 @@ func (l *load) crowd(ctx context.Context, n, events int, y layout) error {
 		return err
 	}
 	began := time.Now()
-	for range (n + perConnection - 1) / perConnection {
+	for range c.parts() {
 		w, err := l.dial(ctx)
 		if err != nil {
 			return fmt.Errorf("connection %d: %w", len(c.wires)+1, err)
@@ -109,17 +109,13 @@ func (l *load) crowd(ctx context.Context, n, events int, y layout) error {
 	if err := c.step("arm", c.arm); err != nil {
 		return err
 	}
-	// Armed is what reports. A connection's last was the last in its queue; where all
-	// are told of all, some servers are slow to tell the others.
+	// Armed is what reports. Where all are told of all, some servers are slow to tell
+	// the others.
 	began = time.Now()
 	if y.one {
 		err = c.settleAll(began.Add(l.budget))
 	} else {
-		for part := range slices.Chunk(c.all, perConnection) {
-			if err = l.settle(&part[len(part)-1]); err != nil {
-				break
-			}
-		}
+		err = c.settleLast()
 	}
 	if err != nil {
 		return err
@@ -166,6 +162,20 @@ func (c *crowd) folders() error {
 	return nil
 }
 
+// parts are the watches of each connection.
+func (c *crowd) parts() [][]watch { return slices.Collect(slices.Chunk(c.all, perConnection)) }
+
+// settleLast is settle for the last watch of each connection, which was the last in
+// its queue.
+func (c *crowd) settleLast() error {
+	for _, part := range c.parts() {
+		if err := c.settle(&part[len(part)-1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // settleAll is settle for watches of one directory.
 func (c *crowd) settleAll(limit time.Time) error {
 	if err := c.settle(&c.all[0]); err != nil {
@@ -192,14 +202,14 @@ func (c *crowd) step(name string, do func(all []watch, limit time.Time, done *at
 	before := c.cpu()
 	began := time.Now()
 	var done atomic.Int64
-	errs := make([]error, len(c.wires))
+	parts := c.parts()
+	errs := make([]error, len(parts))
 	turn := make(chan struct{}, parallel)
 	var group sync.WaitGroup
-	for i := range c.wires {
+	for i, part := range parts {
 		group.Go(func() {
 			turn <- struct{}{}
 			defer func() { <-turn }()
-			part := c.all[i*perConnection : min((i+1)*perConnection, len(c.all))]
 			errs[i] = do(part, began.Add(c.budget), &done)
 		})
 	}
