@@ -27,7 +27,10 @@ var faults = map[string][]string{"v7.3": {"interim-credits/CHANGE_NOTIFY", "unsi
 
 // needsSeries says whether s must fail on the base without the series.
 func needsSeries(s *scenario.Scenario, base string) bool {
-	return s.Series != "" || s.Has("notify") || s.Has("pending") && !pending[base]
+	if s.Series != "" {
+		return s.Base == "" || s.Base == base
+	}
+	return s.Has("notify") || s.Has("pending") && !pending[base]
 }
 
 // Main is the main job: what do clients see of the base without the series, and

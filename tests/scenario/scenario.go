@@ -23,7 +23,7 @@ import (
 //	# sections: MS-SMB2 3.3.5.19, 3.3.4.2; MS-FSCC 2.7.1
 //	# rules: 
 //	# needs: notify shell
-//	# series: of which series it shows something, but for notify; then no rules
+//	# series: NAME [BASE], which it shows something of, but for notify; then no rules
 //	# samba: what Samba does instead, and why it may
 type Scenario struct {
 	Name     string
@@ -32,6 +32,7 @@ type Scenario struct {
 	Rules    []string // ids of tests/rules.tbl
 	Needs    []string // see Needs
 	Series   string   // the series it is kept for; "": any
+	Base     string   // the base that fails without Series; "": every base
 	Text     string
 
 	// Differs says, by kind of server ("samba", "ksmbd") or by kind and version
@@ -150,7 +151,8 @@ func Parse(name, text string) (*Scenario, error) {
 		case ok && key == "rules":
 			s.Rules, last = strings.Fields(value), ""
 		case ok && key == "series":
-			s.Series, last = value, ""
+			s.Series, s.Base, _ = strings.Cut(value, " ")
+			last = ""
 		case ok && key == "needs":
 			s.Needs, last = strings.Fields(value), ""
 		case line != "":

@@ -23,6 +23,10 @@ func TestParse(t *testing.T) {
 	if !reflect.DeepEqual(*s, want) {
 		t.Errorf("got %+v, want %+v", *s, want)
 	}
+	s, err = Parse("x", "# It shows.\n# sections: MS-SMB2 1\n# series: ksmbd-fixes v6.12\n")
+	if err != nil || s.Series != "ksmbd-fixes" || s.Base != "v6.12" {
+		t.Errorf("series ksmbd-fixes on v6.12: got %+v, %v", s, err)
+	}
 	for _, test := range []struct{ text, want string }{
 		{"connect a\n", "says what it shows"},
 		{"# It shows.\n# rules: R-2.25\n", "# sections:"},
