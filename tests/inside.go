@@ -1,12 +1,14 @@
 package tests
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -37,17 +39,19 @@ done
 `
 
 // leaks has kmemleak look through memory, and again for what was young the first
-// time or only seemed to have no pointer to it, and prints what it found and the time
-// in jiffies.
+// time or only seemed to have no pointer to it, and prints what it found.
 const leaks = `
 cd /sys/kernel/debug
 echo scan > kmemleak
 sleep 6
 echo scan > kmemleak
 cat kmemleak
-grep '^jiffies: ' /proc/timer_list | tail -n 1
 echo clear > kmemleak
 `
+
+// jiffies prints the time in jiffies, and does nothing else: how long that takes, on a
+// busy host as well, is how far its time there may be from ours.
+const jiffies = `grep '^jiffies: ' /proc/timer_list | tail -n 1`
 
 // inside asks a guest that its clients have left what its kernel says about
 // itself: KUnit's tests, what ksmbd still holds, and what it has lost.
@@ -102,25 +106,37 @@ func (i *inside) look(ctx context.Context) {
 			i.kunit(ctx, module)
 		}
 	}
-	if has("CONFIG_DEBUG_KMEMLEAK=y") {
-		// Now, with the names of ksmbd's functions, and when its variables are gone too.
-		i.leaks(ctx, "no leak", options)
+	if !has("CONFIG_DEBUG_KMEMLEAK=y") {
+		reason, err = i.run(ctx, unload)
+		i.note(left, "the module can be removed", reason, err)
+		return
 	}
+	// Now, and when the variables of the module, and what its kworkers have left on
+	// their stacks, are gone too. Then its functions have no names any more.
+	symbols, err := i.run(ctx, `grep '\[ksmbd\]' /proc/kallsyms || true`)
+	if err != nil {
+		i.note(left, "names of functions", "", err)
+	}
+	i.leaks(ctx, "no leak", options, "")
 	reason, err = i.run(ctx, unload)
 	i.note(left, "the module can be removed", reason, err)
-	if has("CONFIG_DEBUG_KMEMLEAK=y") {
-		i.leaks(ctx, "no leak without the module", options)
-	}
+	i.leaks(ctx, "no leak without the module", options, symbols)
 }
 
 // leaks has kmemleak look for what is lost, and takes each object as a report of the
-// kernel: it was printed into a file instead of the log.
-func (i *inside) leaks(ctx context.Context, name string, options []byte) {
+// kernel: it was printed into a file instead of the log. symbols are those of a module
+// that is gone, as /proc/kallsyms had them.
+func (i *inside) leaks(ctx context.Context, name string, options []byte, symbols string) {
 	out, err := i.run(ctx, leaks)
+	c := clock{from: time.Now()}
+	if err == nil {
+		c.jiffies, err = i.run(ctx, jiffies)
+		c.to = time.Now()
+	}
 	var titles []string
 	if err == nil {
 		var found []splat.Report
-		found, err = leaked(out, options, time.Now(), i.vm.During)
+		found, err = leaked(named(out, symbols), options, c, i.vm.During)
 		for _, r := range found {
 			titles = append(titles, r.Head())
 		}
@@ -138,15 +154,49 @@ var (
 // is to blame.
 const allocated = time.Second
 
-// leaked reads what kmemleak found at a time, with the jiffies of that time behind it:
-// when an object was allocated is told in jiffies, which stand still early in the boot.
-func leaked(out string, options []byte, now time.Time, during func(from, to time.Time) []string) ([]splat.Report, error) {
-	out = strings.TrimRight(out, "\n")
-	cut := strings.LastIndexByte(out, '\n') + 1
-	found, last := out[:cut], out[cut:]
+// addressRE is a frame without a name.
+var addressRE = regexp.MustCompile(`(?m)\b0x[0-9a-f]{16}$`)
+
+// named puts names for the addresses in stacks that lie between the first and the
+// last of symbols.
+func named(stacks, symbols string) string {
+	type symbol struct {
+		at   uint64
+		name string // with the module: planted [ksmbd]
+	}
+	var all []symbol
+	for line := range strings.Lines(symbols) {
+		// ffffffffa006f010 t planted\t[ksmbd]
+		if f := strings.Fields(line); len(f) == 4 && strings.Contains("tT", f[1]) {
+			if at, err := strconv.ParseUint(f[0], 16, 64); err == nil {
+				all = append(all, symbol{at, f[2] + "%s " + f[3]})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b symbol) int { return cmp.Compare(a.at, b.at) })
+	return addressRE.ReplaceAllStringFunc(stacks, func(address string) string {
+		at, err := strconv.ParseUint(address[2:], 16, 64)
+		n := sort.Search(len(all), func(n int) bool { return all[n].at > at })
+		if err != nil || n == 0 || n == len(all) {
+			return address
+		}
+		s := all[n-1]
+		return fmt.Sprintf(s.name, fmt.Sprintf("+%#x/%#x", at-s.at, all[n].at-s.at))
+	})
+}
+
+// clock is a time in the guest's jiffies, which was between two of ours.
+type clock struct {
+	jiffies  string // as /proc/timer_list says it
+	from, to time.Time
+}
+
+// leaked reads what kmemleak found. When an object was allocated is told in jiffies,
+// which stand still early in the boot: c says when they were what.
+func leaked(found string, options []byte, c clock, during func(from, to time.Time) []string) ([]splat.Report, error) {
 	var end int64
-	if _, err := fmt.Sscanf(last, "jiffies: %d", &end); err != nil {
-		return nil, fmt.Errorf("read kmemleak: %q: want the jiffies behind it", last)
+	if _, err := fmt.Sscanf(c.jiffies, "jiffies: %d", &end); err != nil {
+		return nil, fmt.Errorf("read kmemleak: %q: want jiffies", c.jiffies)
 	}
 	hz := 0
 	if m := hzRE.FindSubmatch(options); m != nil {
@@ -164,8 +214,8 @@ func leaked(out string, options []byte, now time.Time, during func(from, to time
 			continue
 		}
 		jiffies, _ := strconv.ParseInt(m[1], 10, 64)
-		at := now.Add(-time.Duration(end-jiffies) * time.Second / time.Duration(hz))
-		r.During = during(at.Add(-allocated), at.Add(allocated))
+		ago := time.Duration(end-jiffies) * time.Second / time.Duration(hz)
+		r.During = during(c.from.Add(-ago-allocated), c.to.Add(-ago+allocated))
 	}
 	return splat.Merge(reports), err
 }
