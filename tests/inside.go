@@ -106,21 +106,20 @@ func (i *inside) look(ctx context.Context) {
 			i.kunit(ctx, module)
 		}
 	}
-	if !has("CONFIG_DEBUG_KMEMLEAK=y") {
-		reason, err = i.run(ctx, unload)
-		i.note(left, "the module can be removed", reason, err)
-		return
+	kmemleak, symbols := has("CONFIG_DEBUG_KMEMLEAK=y"), ""
+	if kmemleak {
+		// Now, and when the variables of the module, and what its kworkers have left on
+		// their stacks, are gone too. Then its functions have no names any more.
+		if symbols, err = i.run(ctx, `grep '\[ksmbd\]' /proc/kallsyms || true`); err != nil {
+			i.note(left, "names of functions", "", err)
+		}
+		i.leaks(ctx, "no leak", options, "")
 	}
-	// Now, and when the variables of the module, and what its kworkers have left on
-	// their stacks, are gone too. Then its functions have no names any more.
-	symbols, err := i.run(ctx, `grep '\[ksmbd\]' /proc/kallsyms || true`)
-	if err != nil {
-		i.note(left, "names of functions", "", err)
-	}
-	i.leaks(ctx, "no leak", options, "")
 	reason, err = i.run(ctx, unload)
 	i.note(left, "the module can be removed", reason, err)
-	i.leaks(ctx, "no leak without the module", options, symbols)
+	if kmemleak {
+		i.leaks(ctx, "no leak without the module", options, symbols)
+	}
 }
 
 // leaks has kmemleak look for what is lost, and takes each object as a report of the
@@ -161,15 +160,15 @@ var addressRE = regexp.MustCompile(`(?m)\b0x[0-9a-f]{16}$`)
 // last of symbols.
 func named(stacks, symbols string) string {
 	type symbol struct {
-		at   uint64
-		name string // with the module: planted [ksmbd]
+		at           uint64
+		name, module string // planted, [ksmbd]
 	}
 	var all []symbol
 	for line := range strings.Lines(symbols) {
 		// ffffffffa006f010 t planted\t[ksmbd]
 		if f := strings.Fields(line); len(f) == 4 && strings.Contains("tT", f[1]) {
 			if at, err := strconv.ParseUint(f[0], 16, 64); err == nil {
-				all = append(all, symbol{at, f[2] + "%s " + f[3]})
+				all = append(all, symbol{at, f[2], f[3]})
 			}
 		}
 	}
@@ -181,7 +180,7 @@ func named(stacks, symbols string) string {
 			return address
 		}
 		s := all[n-1]
-		return fmt.Sprintf(s.name, fmt.Sprintf("+%#x/%#x", at-s.at, all[n].at-s.at))
+		return fmt.Sprintf("%s+%#x/%#x %s", s.name, at-s.at, all[n].at-s.at, s.module)
 	})
 }
 
