@@ -16,6 +16,7 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/ktap"
 	"kbuild-run/tests/report"
+	"kbuild-run/tests/torture"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/splat"
 )
@@ -57,7 +58,8 @@ const jiffies = `grep '^jiffies: ' /proc/timer_list | tail -n 1`
 // itself: KUnit's tests, what ksmbd still holds, and what it has lost.
 type inside struct {
 	vm     *vmrunner.VM
-	config string // the kernel's .config
+	config string        // the kernel's .config
+	wait   time.Duration // for ksmbd to forget its clients
 	found  []report.Inside
 
 	reports []splat.Report // of kmemleak
@@ -99,7 +101,7 @@ func (i *inside) look(ctx context.Context) {
 	}
 	has := func(option string) bool { return slices.Contains(strings.Split(string(options), "\n"), option) }
 
-	_, reason, err := guestHolds(i.vm).Settle(ctx, nil, i.vm.Deadline(2*time.Second))
+	_, reason, err := guestHolds(i.vm).Settle(ctx, nil, i.wait)
 	i.note(left, "nothing held when all clients are gone", reason, err)
 	for option, module := range units {
 		if has(option) {
@@ -243,9 +245,16 @@ func (i *inside) kunit(ctx context.Context, module string) {
 	}
 }
 
+// durable is how long ksmbd keeps a durable handle for a client that is gone, at most
+// (DURABLE_HANDLE_MAX_TIMEOUT), and some time to notice.
+const durable = 310 * time.Second
+
 // inside looks at the guest and writes what it finds to the column.
 func (k *kernel) inside(ctx context.Context) {
-	i := &inside{vm: k.vm, config: k.built.Config}
+	i := &inside{vm: k.vm, config: k.built.Config, wait: k.vm.Deadline(2 * time.Second)}
+	if slices.ContainsFunc(k.torture, func(r torture.Result) bool { return durables.MatchString(r.Test) }) {
+		i.wait = durable
+	}
 	job.From(ctx).Step(k.step("inside"), func(s *job.Step) error {
 		i.look(ctx)
 		k.column.Inside, k.leaks = i.found, i.reports

@@ -73,9 +73,9 @@ func TestTortureMissing(t *testing.T) {
 
 // Tests that may hang a kernel run behind the others.
 func TestTurn(t *testing.T) {
-	tests := []string{"smb2.change_notify_disabled.notfiy_disabled", "smb2.notify.dir", "smb2.compound.interim1", "smb2.compound.related1", "smb2.credits.1conn_notify_max_async_credits", "smb2.rename.simple"}
+	tests := []string{"smb2.change_notify_disabled.notfiy_disabled", "smb2.notify.dir", "smb2.durable-open.oplock", "smb2.compound.interim1", "smb2.compound.related1", "smb2.credits.1conn_notify_max_async_credits", "smb2.rename.simple"}
 	slices.SortStableFunc(tests, func(a, b string) int { return turn(a) - turn(b) })
-	want := []string{"smb2.compound.related1", "smb2.rename.simple", "smb2.notify.dir", "smb2.compound.interim1", "smb2.credits.1conn_notify_max_async_credits", "smb2.change_notify_disabled.notfiy_disabled"}
+	want := []string{"smb2.compound.related1", "smb2.rename.simple", "smb2.durable-open.oplock", "smb2.notify.dir", "smb2.compound.interim1", "smb2.credits.1conn_notify_max_async_credits", "smb2.change_notify_disabled.notfiy_disabled"}
 	if !slices.Equal(tests, want) {
 		t.Errorf("got %q, want %q", tests, want)
 	}
