@@ -3,7 +3,8 @@
 // Three parties meet. Mirrors watch a tree and know it from the records alone, as
 // Windows Explorer does. Local processes and polite clients change that tree.
 // Rude clients arm watches on other folders, cancel, close, log off and drop
-// connections at random. Now and then the server is ended, its module removed and
+// connections at random. Visitors share a folder, which each in turn is the last
+// to close. Now and then the server is ended, its module removed and
 // loaded again, with the local processes still at work.
 //
 // Every few seconds the changes pause, and each mirror is compared with the tree:
@@ -71,6 +72,7 @@ const (
 	mirrored = "mirrored" // watched by mirrors
 	outside  = "outside"  // where things come from and go to
 	wild     = "wild"     // of rude clients
+	visited  = "visited"  // of visitors
 )
 
 // stress is one run.
@@ -100,7 +102,7 @@ func (s *stress) problem(format string, args ...any) {
 func Run(ctx context.Context, server Server, d time.Duration, progress func(*Count)) (*Count, []string, error) {
 	s := &stress{Server: server}
 	s.batch.Store(50)
-	if _, err := s.Shell(ctx, "rm -rf "+mirrored+" "+outside+" "+wild+"; mkdir -p "+mirrored+" "+outside+" "+wild+"/a/c "+wild+"/b; chmod 777 . * */* */*/*"); err != nil {
+	if _, err := s.Shell(ctx, "rm -rf "+mirrored+" "+outside+" "+wild+" "+visited+"; mkdir -p "+mirrored+" "+outside+" "+visited+" "+wild+"/a/c "+wild+"/b; chmod 777 . * */* */*/*"); err != nil {
 		return &s.Count, nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -133,6 +135,7 @@ func Run(ctx context.Context, server Server, d time.Duration, progress func(*Cou
 	work(s.polite)
 	for range 2 {
 		work(s.local)
+		work(s.visitor)
 	}
 	work(s.localWild)
 
@@ -278,6 +281,28 @@ func (s *stress) politeOne(ctx context.Context, t *client.Tree, r *rand.Rand, en
 	}
 	f.Close(ctx)
 	s.Changes.Add(1)
+}
+
+// visitor opens a folder or a file in it and closes that at once. The server looks at
+// the folder's state for the one, while the other was the last to have it open.
+func (s *stress) visitor(ctx context.Context, r *rand.Rand) {
+	one, cancel := context.WithTimeout(ctx, s.Deadline(10*time.Second))
+	defer cancel()
+	t, err := s.login(one, client.Options{})
+	if err != nil {
+		s.pause(ctx, 100*time.Millisecond)
+		return
+	}
+	defer s.leave(t)
+	for one.Err() == nil && t.Session.Conn.Err() == nil {
+		name, how := visited, client.Create{Options: smb2.FILE_DIRECTORY_FILE}
+		if r.IntN(2) == 0 {
+			name, how = visited+`\file`, client.Create{Disposition: &openIf}
+		}
+		if f, err := t.Create(one, name, how); err == nil {
+			f.Close(one)
+		}
+	}
 }
 
 // rude is a client that leaves things in the middle.
