@@ -389,7 +389,7 @@ func (vm *VM) spec(o Options, ports map[int]string) *spec {
 	if o.Trace != nil {
 		sp.append = append(slices.Clone(sp.append), "tp_printk")
 	}
-	if o.GDB {
+	if o.GDB || o.Count { // hash tables are keyed by addresses
 		sp.append = append(slices.Clone(sp.append), "nokaslr")
 	}
 	return sp

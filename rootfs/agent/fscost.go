@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,31 +28,37 @@ var (
 	costValue     [16]byte
 )
 
-// fsCost measures operations on a file system: fscost DIR COUNT DEPTH... does each
-// COUNT times in a directory at each depth below DIR, and prints a line for each
-// with the median of the time-stamp counter's steps. The median leaves out what
-// befalls only some of them: interrupts, other threads, a slab's next page, the
-// journal.
-//
-// With a directory in FSCOST_INOTIFY it watches that by inotify meanwhile.
+// fsCost measures operations on a file system: fscost [-inotify DIR] [-op NAME] DIR
+// COUNT DEPTH... does each, or the one of that name, COUNT times in a directory at
+// each depth below DIR, and prints a line for each with the tenth percentile of the
+// time-stamp counter's steps: what it takes when nothing comes on top. Interrupts,
+// other threads, a slab's next page and the search for room on a disk befall some of
+// them; half of the mkdirs on ext4, so that a median would fall on either side.
+// Meanwhile inotify watches the directory that -inotify names.
 //
 // The operations name entries of an open directory, and are raw system calls:
 // looking up a long path and Go's scheduler would hide what the depth costs.
 func fsCost(args []string) error {
-	if len(args) < 3 {
+	set := flag.NewFlagSet("fscost", flag.ContinueOnError)
+	watched := set.String("inotify", "", "watch `DIR` by inotify")
+	only := set.String("op", "", "do the operation `NAME` only")
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	if args = set.Args(); len(args) < 3 {
 		return fmt.Errorf("want DIR COUNT DEPTH...")
 	}
 	count, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	if dir := os.Getenv("FSCOST_INOTIFY"); dir != "" {
+	if *watched != "" {
 		fd, err := unix.InotifyInit1(0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_ALL_EVENTS); err != nil {
+		if _, err := unix.InotifyAddWatch(fd, *watched, unix.IN_ALL_EVENTS); err != nil {
 			return err
 		}
 	}
@@ -69,15 +76,15 @@ func fsCost(args []string) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := costs(dir, depth, count); err != nil {
+		if err := costs(dir, *only, depth, count); err != nil {
 			return fmt.Errorf("in %s: %w", dir, err)
 		}
 	}
 	return nil
 }
 
-// costs measures each operation in one directory.
-func costs(dir string, depth, count int) error {
+// costs measures each operation, or only that of the name, in one directory.
+func costs(dir, only string, depth, count int) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -136,12 +143,13 @@ func costs(dir string, depth, count int) error {
 			return e
 		}},
 	} {
+		if only != "" && only != op.name {
+			continue
+		}
 		steps := make([]uint64, count)
 		for i := range steps {
-			// What was freed can be taken again when that is on the disk, and a
-			// journal that is full is written while we wait.
 			if i%50 == 0 {
-				if err := unix.Syncfs(fd); err != nil {
+				if err := calm(fd); err != nil {
 					return err
 				}
 			}
@@ -153,7 +161,36 @@ func costs(dir string, depth, count int) error {
 			}
 		}
 		slices.Sort(steps)
-		fmt.Printf("%s %d %d\n", op.name, depth, steps[count/2])
+		fmt.Printf("%s %d %d\n", op.name, depth, steps[count/10])
 	}
 	return nil
+}
+
+// calm brings the file system of an open directory to where it was before the round
+// that it ends, so that each round finds the same: the journal is written, what was
+// freed can be taken again, and a timer tick was just now. xfs frees the inodes of
+// removed files in the background, a tick later, and at once when it is asked for
+// its free space.
+func calm(fd int) error {
+	if err := unix.Syncfs(fd); err != nil {
+		return err
+	}
+	var space unix.Statfs_t
+	if err := unix.Fstatfs(fd, &space); err != nil {
+		return err
+	}
+	var now, tick unix.Timespec // the coarse clock stands still between two ticks
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		return err
+	}
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil {
+		return err
+	}
+	later := unix.NsecToTimespec(now.Nano() + 2*tick.Nano())
+	for {
+		err := unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &later, nil)
+		if err != unix.EINTR {
+			return err
+		}
+	}
 }

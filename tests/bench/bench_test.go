@@ -53,6 +53,19 @@ func TestAlternate(t *testing.T) {
 	}
 }
 
+// Of what several folders show counts the middle.
+func TestMiddle(t *testing.T) {
+	var all []Reading
+	for _, v := range []float64{10, 14, 900, 12, 1, 12} {
+		all = append(all, Reading{"create", 3, Instructions, v}, Reading{"create", 10, Instructions, 2 * v})
+	}
+	all = append(all, Reading{"write", 3, Instructions, 7})
+	want := []Reading{{"create", 3, Instructions, 12}, {"create", 10, Instructions, 24}, {"write", 3, Instructions, 7}}
+	if got := middle(all); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // example has all that a report can have.
 func example() *Report {
 	g := &GroupReport{Name: "fs", About: "What it costs.", Axis: "depth", Base: "unpatched", Percent: true, limits: []Bound{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"kbuild-run/gen/smb2"
@@ -34,13 +35,13 @@ var fileSystem = Group{
 	Name: "fs",
 	About: `What operations cost on a file system that nobody watches, and on one where something
 else is watched. Guest instructions, by QEMU's -icount: exact and repeatable, but no time. An
-operation is raw system calls on entries of an open directory; its figure is the median of
-many, which leaves interrupts out. "rename" is there and back, "write" 4 KiB into the page
-cache. The watches lie on directories beside the one that is worked in, on the same file
-system. "inotify elsewhere" is inotify's there on the unpatched kernel: what any watch costs.
+operation is raw system calls on entries of an open directory; its figure is what a tenth of
+many stays below: nothing comes on top, no interrupt, no search for room on the disk. "rename" is there and back, "write" 4 KiB into the page
+cache. The watches lie on directories beside the one that is worked in, in six folders in turn, with
+the mean of the middle four. "inotify elsewhere" is inotify's there on the unpatched kernel: what any watch costs.
 A metric "reported" is one in the watched tree itself, of a share watched for names and data
-by a client that has read nothing yet, so that every change is kept for it; "watches gone" comes after all of them.
-mkdir on ext4 and xfs looks for room: its figure wanders.`,
+by a client that reads nothing while it is measured, each operation as often as its buffer has
+room for, so that every change is kept for it; "watches gone" comes after all of them.`,
 	Axis:    "depth of the directory",
 	Base:    unpatched,
 	Percent: true,
@@ -54,6 +55,33 @@ mkdir on ext4 and xfs looks for room: its figure wanders.`,
 	Run: runFS,
 }
 
+// What the watches are for.
+const (
+	names = smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_DIR_NAME
+	data  = smb2.FILE_NOTIFY_CHANGE_SIZE | smb2.FILE_NOTIFY_CHANGE_LAST_WRITE
+)
+
+// depths of the directories.
+var depths = []int{3, 10, 30}
+
+// operations of fscost, and the most records that each is.
+var operations = []struct {
+	name    string
+	records int
+}{{"create+unlink", 2}, {"mkdir+rmdir", 2}, {"rename", 4}, {"write", 1}, {"setxattr", 1}}
+
+// buffer is the largest that ksmbd keeps changes in, in bytes: kept records of a
+// name below 30 directories fit, and some that fscost makes beside.
+const (
+	buffer = 64 << 10
+	kept   = 400
+)
+
+// groves are folders that are worked in, each with the directories that are watched:
+// each has another key in hash tables, where what has the same hash costs instructions,
+// and another place on the disk.
+var groves = []string{"grove0", "grove1", "grove2", "grove3", "grove4", "grove5"}
+
 // place is a file system of the guest with a share on it.
 type place struct{ name, share, dir string }
 
@@ -61,7 +89,7 @@ type place struct{ name, share, dir string }
 type fsGuest struct {
 	vm     *vmrunner.VM
 	places []place
-	count  int
+	count  int // how often an operation is done in a directory
 }
 
 func runFS(ctx context.Context, b *Bench) error {
@@ -88,7 +116,7 @@ func runFS(ctx context.Context, b *Bench) error {
 		if err != nil {
 			return err
 		}
-		g := &fsGuest{places: places, count: b.Times(400, 2000)}
+		g := &fsGuest{places: places, count: b.Times(50, 300)}
 		err = j.Step("boot "+role, func(s *job.Step) (err error) {
 			g.vm, err = vmrunner.Start(ctx, s, image, vmrunner.Options{Count: true, Disks: disks,
 				Dir: filepath.Join(b.Dir, "fs-"+role), Files: fsFiles(places)})
@@ -113,17 +141,15 @@ func runFS(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	const names = smb2.FILE_NOTIFY_CHANGE_FILE_NAME | smb2.FILE_NOTIFY_CHANGE_DIR_NAME
-	const data = smb2.FILE_NOTIFY_CHANGE_SIZE | smb2.FILE_NOTIFY_CHANGE_LAST_WRITE
 	return j.Step("bench fs, watched", func(s *job.Step) error {
 		return b.Alternate(ctx, s, 0, times,
-			Variant{inotify, before.measure("/watched")},
-			after.watched(flat, "watched", 1, client.Watch{Filter: names | data}),
-			after.watched(treeNames, "watched", 1, client.Watch{Filter: names, Tree: true}),
-			after.watched(treeData, "watched", 1, client.Watch{Filter: data, Tree: true}),
-			after.watched(treeBoth, "watched", 1, client.Watch{Filter: names | data, Tree: true}),
-			after.watched(manyTrees, "watched", 100, client.Watch{Filter: names | data, Tree: true}),
-			after.watched(insideTree, "", 1, client.Watch{Filter: names | data, Tree: true}),
+			Variant{inotify, before.measure("-inotify watched0")},
+			after.watched(flat, 1, client.Watch{Filter: names | data}),
+			after.watched(treeNames, 1, client.Watch{Filter: names, Tree: true}),
+			after.watched(treeData, 1, client.Watch{Filter: data, Tree: true}),
+			after.watched(treeBoth, 1, client.Watch{Filter: names | data, Tree: true}),
+			after.watched(manyTrees, 100, client.Watch{Filter: names | data, Tree: true}),
+			Variant{insideTree, after.reported},
 			Variant{gone, after.measure("")})
 	})
 }
@@ -137,6 +163,9 @@ func fsFiles(places []place) *rootfs.Archive {
 			source := map[string]string{"tmpfs": "tmpfs", "xfs": "/dev/vdb"}[p.name]
 			rc += fmt.Sprintf("mkdir -p %s\nmount -t %s %s %s\nmkdir %s\nchmod 777 %s\n", mount, p.name, source, mount, p.dir, p.dir)
 		}
+		for _, folder := range groves {
+			rc += fmt.Sprintf("mkdir -p %[1]s/%[2]s/watched0\nchmod 777 %[1]s/%[2]s %[1]s/%[2]s/watched0\n", p.dir, folder)
+		}
 		conf += fmt.Sprintf("[%s]\n\tpath = %s\n\tread only = no\n", p.share, p.dir)
 	}
 	a := &rootfs.Archive{}
@@ -145,89 +174,180 @@ func fsFiles(places []place) *rootfs.Archive {
 	return a
 }
 
-// measure runs the operations in each file system, while inotify watches a
-// directory of it.
-func (g *fsGuest) measure(inotify string) func(context.Context) ([]Reading, error) {
-	return func(ctx context.Context) ([]Reading, error) { return g.run(ctx, inotify) }
+// measure runs the operations in the groves of each file system.
+func (g *fsGuest) measure(options string) func(context.Context) ([]Reading, error) {
+	return func(ctx context.Context) (all []Reading, err error) {
+		for _, p := range g.places {
+			some, err := g.grown(ctx, p, options, groves)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, some...)
+		}
+		return middle(all), nil
+	}
 }
 
-func (g *fsGuest) run(ctx context.Context, inotify string) ([]Reading, error) {
-	var all []Reading
-	for _, p := range g.places {
-		env := ""
-		if inotify != "" {
-			env = fmt.Sprintf("mkdir -p %[1]s; export FSCOST_INOTIFY=%[1]s; ", p.dir+inotify)
-		}
-		r, err := g.vm.Run(ctx, fmt.Sprintf("%sfscost %s/bench %d 3 10 30", env, p.dir, g.count))
+// grown runs the operations in some groves of a file system.
+func (g *fsGuest) grown(ctx context.Context, p place, options string, groves []string) (all []Reading, err error) {
+	for _, grove := range groves {
+		some, err := g.fscost(ctx, p, grove, options, g.count, depths...)
 		if err != nil {
 			return nil, err
 		}
-		if r.Code != 0 {
-			return nil, fmt.Errorf("run fscost in the guest: exit status %d: %s", r.Code, strings.TrimSpace(string(r.Stderr)))
-		}
-		for line := range strings.Lines(string(r.Stdout)) {
-			var op string
-			var depth, steps float64
-			if _, err := fmt.Sscan(line, &op, &depth, &steps); err != nil {
-				return nil, fmt.Errorf("read fscost's %q: %w", line, err)
-			}
-			all = append(all, Reading{op + " on " + p.name, depth, Instructions, steps})
-		}
+		all = append(all, some...)
 	}
 	return all, nil
 }
 
-// watched measures with n watches on directories of each file system: of the name
-// dir and a number, or with "" the root of the share.
-func (g *fsGuest) watched(name, dir string, n int, w client.Watch) Variant {
-	w.Size = 64 << 10
+// middle has one reading for each metric and size: the mean of the values without the
+// lowest fifth and the highest.
+func middle(all []Reading) (some []Reading) {
+	values := make([][]float64, 0, len(all))
+	for _, r := range all {
+		i := slices.IndexFunc(some, func(s Reading) bool { return s.Metric == r.Metric && s.Size == r.Size })
+		if i < 0 {
+			i, some, values = len(some), append(some, r), append(values, nil)
+		}
+		values[i] = append(values[i], r.Value)
+	}
+	for i, v := range values {
+		slices.Sort(v)
+		some[i].Value = 0
+		cut := len(v) / 5
+		for _, x := range v[cut : len(v)-cut] {
+			some[i].Value += x / float64(len(v)-2*cut)
+		}
+	}
+	return some
+}
+
+// fscost runs it in a folder of a file system.
+func (g *fsGuest) fscost(ctx context.Context, p place, folder, options string, count int, depths ...int) (all []Reading, err error) {
+	r, err := g.vm.Run(ctx, fmt.Sprintf("cd %s/%s && fscost %s bench %d %s", p.dir, folder, options, count, strings.Trim(fmt.Sprint(depths), "[]")))
+	if err != nil {
+		return nil, err
+	}
+	if r.Code != 0 {
+		return nil, fmt.Errorf("run fscost in the guest: exit status %d: %s", r.Code, strings.TrimSpace(string(r.Stderr)))
+	}
+	for line := range strings.Lines(string(r.Stdout)) {
+		var op string
+		var depth, steps float64
+		if _, err := fmt.Sscan(line, &op, &depth, &steps); err != nil {
+			return nil, fmt.Errorf("read fscost's %q: %w", line, err)
+		}
+		all = append(all, Reading{op + " on " + p.name, depth, Instructions, steps})
+	}
+	return all, nil
+}
+
+// watched measures with n watches of a file system, of directories in the groves: one
+// in each in turn, or all of many at once.
+func (g *fsGuest) watched(name string, n int, w client.Watch) Variant {
+	w.Size = buffer
+	turns := slices.Collect(slices.Chunk(groves, 1))
+	if n > 1 {
+		turns = [][]string{groves}
+	}
 	return Variant{name, func(ctx context.Context) (all []Reading, err error) {
-		u := rootfs.Users[0]
-		conn, err := client.Dial(ctx, g.vm.Addr(445), client.Options{User: u.Name, Password: u.Password})
-		if err != nil {
-			return nil, err
-		}
-		defer conn.Drop()
-		session, err := conn.Login(ctx)
-		if err != nil {
-			return nil, err
-		}
-		var open []*client.File
-		for _, p := range g.places {
-			tree, err := session.TreeConnect(ctx, p.share)
-			if err != nil {
-				return nil, err
-			}
-			for i := range n {
-				f, err := watch(ctx, tree, dir, i, w)
-				if err != nil {
-					return nil, err
+		err = g.client(ctx, func(trees []*client.Tree) error {
+			for i, p := range g.places {
+				for _, some := range turns {
+					var open []*client.File
+					for n := range n {
+						f, err := watch(ctx, trees[i], fmt.Sprintf(`%s\watched%d`, some[n%len(some)], n/len(some)), w)
+						if err != nil {
+							return err
+						}
+						open = append(open, f)
+					}
+					readings, err := g.grown(ctx, p, "", some)
+					if err != nil {
+						return err
+					}
+					all = append(all, readings...)
+					for _, f := range open {
+						if err := f.Close(ctx); err != nil {
+							return err
+						}
+					}
 				}
-				open = append(open, f)
 			}
-		}
-		if all, err = g.run(ctx, ""); err != nil {
-			return nil, err
-		}
-		if dir == "" {
-			for i := range all {
-				all[i].Metric += ", reported"
-			}
-		}
-		for _, f := range open {
-			if err := f.Close(ctx); err != nil {
-				return nil, err
-			}
-		}
-		return all, nil
+			return nil
+		})
+		return middle(all), err
 	}}
 }
 
-// watch opens a directory, made when it is not there, and watches it.
-func watch(ctx context.Context, tree *client.Tree, dir string, n int, w client.Watch) (*client.File, error) {
-	if dir != "" {
-		dir = fmt.Sprintf("%s%d", dir, n)
+// reported measures each operation with a watch of the tree that it is done in, and
+// makes sure that each change was kept.
+func (g *fsGuest) reported(ctx context.Context) (all []Reading, err error) {
+	w := client.Watch{Filter: names | data, Tree: true, Size: buffer}
+	err = g.client(ctx, func(trees []*client.Tree) error {
+		for i, p := range g.places {
+			for _, depth := range depths {
+				for _, op := range operations {
+					f, err := watch(ctx, trees[i], "", w)
+					if err != nil {
+						return err
+					}
+					readings, err := g.fscost(ctx, p, "", "-op "+op.name, kept/op.records, depth)
+					if err != nil {
+						return err
+					}
+					for _, r := range readings {
+						r.Metric += ", reported"
+						all = append(all, r)
+					}
+					pending, err := f.Notify(ctx, w)
+					if err != nil {
+						return err
+					}
+					// The first change took the first request: this one gets the others.
+					r, err := pending.Final(ctx)
+					if err == nil && r.Status() != smb2.STATUS_SUCCESS {
+						err = fmt.Errorf("%s in the watched tree, at %d on %s: CHANGE_NOTIFY says %v: not every change was kept", op.name, depth, p.name, r.Status())
+					}
+					if err == nil {
+						err = f.Close(ctx)
+					}
+					if err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// client logs in and connects to the share of each file system.
+func (g *fsGuest) client(ctx context.Context, do func([]*client.Tree) error) error {
+	u := rootfs.Users[0]
+	conn, err := client.Dial(ctx, g.vm.Addr(445), client.Options{User: u.Name, Password: u.Password})
+	if err != nil {
+		return err
 	}
+	defer conn.Drop()
+	session, err := conn.Login(ctx)
+	if err != nil {
+		return err
+	}
+	var trees []*client.Tree
+	for _, p := range g.places {
+		tree, err := session.TreeConnect(ctx, p.share)
+		if err != nil {
+			return err
+		}
+		trees = append(trees, tree)
+	}
+	return do(trees)
+}
+
+// watch opens a directory, made when it is not there, and watches it.
+func watch(ctx context.Context, tree *client.Tree, dir string, w client.Watch) (*client.File, error) {
 	make := smb2.FILE_OPEN_IF
 	f, err := tree.Create(ctx, dir, client.Create{Disposition: &make, Options: smb2.FILE_DIRECTORY_FILE})
 	if err != nil {
