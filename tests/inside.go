@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/ktap"
 	"kbuild-run/tests/report"
+	"kbuild-run/tests/scenario"
 	"kbuild-run/tests/torture"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/splat"
@@ -59,7 +61,7 @@ const jiffies = `grep '^jiffies: ' /proc/timer_list | tail -n 1`
 type inside struct {
 	vm     *vmrunner.VM
 	config string        // the kernel's .config
-	wait   time.Duration // for ksmbd to forget its clients
+	before scenario.Held // what clients may leave
 	found  []report.Inside
 
 	reports []splat.Report // of kmemleak
@@ -101,7 +103,7 @@ func (i *inside) look(ctx context.Context) {
 	}
 	has := func(option string) bool { return slices.Contains(strings.Split(string(options), "\n"), option) }
 
-	_, reason, err := guestHolds(i.vm).Settle(ctx, nil, i.wait)
+	_, reason, err := guestHolds(i.vm).Settle(ctx, i.before, i.vm.Deadline(2*time.Second))
 	i.note(left, "nothing held when all clients are gone", reason, err)
 	for option, module := range units {
 		if has(option) {
@@ -245,15 +247,13 @@ func (i *inside) kunit(ctx context.Context, module string) {
 	}
 }
 
-// durable is how long ksmbd keeps a durable handle for a client that is gone, at most
-// (DURABLE_HANDLE_MAX_TIMEOUT), and some time to notice.
-const durable = 310 * time.Second
-
 // inside looks at the guest and writes what it finds to the column.
 func (k *kernel) inside(ctx context.Context) {
-	i := &inside{vm: k.vm, config: k.built.Config, wait: k.vm.Deadline(2 * time.Second)}
+	i := &inside{vm: k.vm, config: k.built.Config, before: scenario.Held{}}
 	if slices.ContainsFunc(k.torture, func(r torture.Result) bool { return durables.MatchString(r.Test) }) {
-		i.wait = durable
+		// A durable handle waits for its client, that of a DURABLE_REQ without an end:
+		// ksmbd gives it no durable_timeout.
+		i.before["open files"] = math.MaxInt
 	}
 	job.From(ctx).Step(k.step("inside"), func(s *job.Step) error {
 		i.look(ctx)
