@@ -12,7 +12,7 @@ func TestReadings(t *testing.T) {
 		many[i] = float64(i + 1)
 	}
 	f := figures{{Name: "latency/local", Values: many}, {Name: "latency/client", Values: many[:10]}, {Name: "cpu/local", Values: []float64{5}}}
-	got := latencies(f)
+	got := latencies(server{}, f)
 	want := []Reading{
 		{"create by a local process to response, p50", 0, Nanoseconds, 50},
 		{"create by a local process to response, p95", 0, Nanoseconds, 95},
