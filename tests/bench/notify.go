@@ -109,6 +109,7 @@ func loadFiles(ctx context.Context) (*rootfs.Archive, error) {
 [share]
 	path = /srv/share
 	read only = no
+	max connections = 4096
 	vfs objects = streams_xattr acl_xattr
 `), 0o644)
 	return a, nil
