@@ -36,12 +36,13 @@ var fileSystem = Group{
 	About: `What operations cost on a file system that nobody watches, and on one where something
 else is watched. Guest instructions, by QEMU's -icount: exact and repeatable, but no time. An
 operation is raw system calls on entries of an open directory; its figure is what a tenth of
-many stays below: nothing comes on top, no interrupt, no search for room on the disk. "rename" is there and back, "write" 4 KiB into the page
-cache. The watches lie on directories beside the one that is worked in, in six folders in turn, with
-the mean of the middle four. "inotify elsewhere" is inotify's there on the unpatched kernel: what any watch costs.
-A metric "reported" is one in the watched tree itself, of a share watched for names and data
-by a client that reads nothing while it is measured, each operation as often as its buffer has
-room for, so that every change is kept for it; "watches gone" comes after all of them.`,
+many stays below: nothing comes on top, no interrupt, no search for room on the disk. "rename"
+is there and back, "write" 4 KiB into the page cache. The watches lie on directories beside the
+one that is worked in, in six folders in turn, with the mean of the middle four. "inotify
+elsewhere" is inotify's there on the unpatched kernel: what any watch costs. A metric "reported"
+is one in the watched tree itself, of a share watched for names and data by a client that reads
+nothing while it is measured, each operation as often as its buffer has room for, so that every
+change is kept for it; "watches gone" comes after all of them.`,
 	Axis:    "depth of the directory",
 	Base:    unpatched,
 	Percent: true,
@@ -189,9 +190,9 @@ func (g *fsGuest) measure(options string) func(context.Context) ([]Reading, erro
 }
 
 // grown runs the operations in some groves of a file system.
-func (g *fsGuest) grown(ctx context.Context, p place, options string, groves []string) (all []Reading, err error) {
-	for _, grove := range groves {
-		some, err := g.fscost(ctx, p, grove, options, g.count, depths...)
+func (g *fsGuest) grown(ctx context.Context, p place, options string, folders []string) (all []Reading, err error) {
+	for _, folder := range folders {
+		some, err := g.fscost(ctx, p, folder, options, g.count, depths...)
 		if err != nil {
 			return nil, err
 		}
@@ -251,28 +252,13 @@ func (g *fsGuest) watched(name string, n int, w client.Watch) Variant {
 		turns = [][]string{groves}
 	}
 	return Variant{name, func(ctx context.Context) (all []Reading, err error) {
-		err = g.client(ctx, func(trees []*client.Tree) error {
-			for i, p := range g.places {
-				for _, some := range turns {
-					var open []*client.File
-					for n := range n {
-						f, err := watch(ctx, trees[i], fmt.Sprintf(`%s\watched%d`, some[n%len(some)], n/len(some)), w)
-						if err != nil {
-							return err
-						}
-						open = append(open, f)
-					}
-					readings, err := g.grown(ctx, p, "", some)
-					if err != nil {
-						return err
-					}
-					all = append(all, readings...)
-					for _, f := range open {
-						if err := f.Close(ctx); err != nil {
-							return err
-						}
-					}
+		err = g.client(ctx, func(p place, tree *client.Tree) error {
+			for _, folders := range turns {
+				some, err := g.beside(ctx, p, tree, folders, n, w)
+				if err != nil {
+					return err
 				}
+				all = append(all, some...)
 			}
 			return nil
 		})
@@ -280,42 +266,38 @@ func (g *fsGuest) watched(name string, n int, w client.Watch) Variant {
 	}}
 }
 
-// reported measures each operation with a watch of the tree that it is done in, and
-// makes sure that each change was kept.
+// beside runs the operations in some groves while n directories there are watched.
+func (g *fsGuest) beside(ctx context.Context, p place, tree *client.Tree, folders []string, n int, w client.Watch) ([]Reading, error) {
+	var open []*client.File
+	for i := range n {
+		f, err := watch(ctx, tree, fmt.Sprintf(`%s\watched%d`, folders[i%len(folders)], i/len(folders)), w)
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, f)
+	}
+	readings, err := g.grown(ctx, p, "", folders)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range open {
+		if err := f.Close(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return readings, nil
+}
+
+// reported measures each operation with a watch of the tree that it is done in.
 func (g *fsGuest) reported(ctx context.Context) (all []Reading, err error) {
-	w := client.Watch{Filter: names | data, Tree: true, Size: buffer}
-	err = g.client(ctx, func(trees []*client.Tree) error {
-		for i, p := range g.places {
-			for _, depth := range depths {
-				for _, op := range operations {
-					f, err := watch(ctx, trees[i], "", w)
-					if err != nil {
-						return err
-					}
-					readings, err := g.fscost(ctx, p, "", "-op "+op.name, kept/op.records, depth)
-					if err != nil {
-						return err
-					}
-					for _, r := range readings {
-						r.Metric += ", reported"
-						all = append(all, r)
-					}
-					pending, err := f.Notify(ctx, w)
-					if err != nil {
-						return err
-					}
-					// The first change took the first request: this one gets the others.
-					r, err := pending.Final(ctx)
-					if err == nil && r.Status() != smb2.STATUS_SUCCESS {
-						err = fmt.Errorf("%s in the watched tree, at %d on %s: CHANGE_NOTIFY says %v: not every change was kept", op.name, depth, p.name, r.Status())
-					}
-					if err == nil {
-						err = f.Close(ctx)
-					}
-					if err != nil {
-						return err
-					}
+	err = g.client(ctx, func(p place, tree *client.Tree) error {
+		for _, depth := range depths {
+			for _, op := range operations {
+				some, err := g.inside(ctx, p, tree, "-op "+op.name, kept/op.records, depth)
+				if err != nil {
+					return fmt.Errorf("%s in the watched tree, at %d on %s: %w", op.name, depth, p.name, err)
 				}
+				all = append(all, some...)
 			}
 		}
 		return nil
@@ -323,8 +305,38 @@ func (g *fsGuest) reported(ctx context.Context) (all []Reading, err error) {
 	return all, err
 }
 
-// client logs in and connects to the share of each file system.
-func (g *fsGuest) client(ctx context.Context, do func([]*client.Tree) error) error {
+// inside runs an operation while the share is watched, and makes sure that each change
+// was kept.
+func (g *fsGuest) inside(ctx context.Context, p place, tree *client.Tree, options string, count, depth int) ([]Reading, error) {
+	w := client.Watch{Filter: names | data, Tree: true, Size: buffer}
+	f, err := watch(ctx, tree, "", w)
+	if err != nil {
+		return nil, err
+	}
+	readings, err := g.fscost(ctx, p, "", options, count, depth)
+	if err != nil {
+		return nil, err
+	}
+	for i := range readings {
+		readings[i].Metric += ", reported"
+	}
+	// The first change took the first request: this one gets the others.
+	pending, err := f.Notify(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	r, err := pending.Final(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r.Status() != smb2.STATUS_SUCCESS {
+		return nil, fmt.Errorf("CHANGE_NOTIFY says %v: not every change was kept", r.Status())
+	}
+	return readings, f.Close(ctx)
+}
+
+// client logs in and hands out each file system and its share, in turn.
+func (g *fsGuest) client(ctx context.Context, do func(place, *client.Tree) error) error {
 	u := rootfs.Users[0]
 	conn, err := client.Dial(ctx, g.vm.Addr(445), client.Options{User: u.Name, Password: u.Password})
 	if err != nil {
@@ -335,15 +347,16 @@ func (g *fsGuest) client(ctx context.Context, do func([]*client.Tree) error) err
 	if err != nil {
 		return err
 	}
-	var trees []*client.Tree
 	for _, p := range g.places {
 		tree, err := session.TreeConnect(ctx, p.share)
+		if err == nil {
+			err = do(p, tree)
+		}
 		if err != nil {
 			return err
 		}
-		trees = append(trees, tree)
 	}
-	return do(trees)
+	return nil
 }
 
 // watch opens a directory, made when it is not there, and watches it.

@@ -1,6 +1,6 @@
 // Package stress works a server hard: a share -> what got lost.
 //
-// Three parties meet. Mirrors watch a tree and know it from the records alone, as
+// Four parties meet. Mirrors watch a tree and know it from the records alone, as
 // Windows Explorer does. Local processes and polite clients change that tree.
 // Rude clients arm watches on other folders, cancel, close, log off and drop
 // connections at random. Visitors share a folder, which each in turn is the last
@@ -222,6 +222,22 @@ func (s *stress) login(ctx context.Context, o client.Options) (*client.Tree, err
 	return nil, err
 }
 
+// enter is login for some seconds at most, after which one ends; the caller calls
+// leave. Where the server does not answer, it has waited a little, and t is nil.
+func (s *stress) enter(ctx context.Context, o client.Options) (one context.Context, t *client.Tree, leave func()) {
+	one, cancel := context.WithTimeout(ctx, s.Deadline(10*time.Second))
+	t, err := s.login(one, o)
+	if err != nil {
+		cancel()
+		s.pause(ctx, 100*time.Millisecond)
+		return one, nil, nil
+	}
+	return one, t, func() {
+		s.leave(t)
+		cancel()
+	}
+}
+
 // leave ends a connection, and takes down what was wrong with the answers on it.
 func (s *stress) leave(t *client.Tree) {
 	c := t.Session.Conn
@@ -239,14 +255,11 @@ var (
 // polite changes files of the mirrored tree as a client, and finishes what it
 // begins.
 func (s *stress) polite(ctx context.Context, r *rand.Rand) {
-	one, cancel := context.WithTimeout(ctx, s.Deadline(10*time.Second))
-	defer cancel()
-	t, err := s.login(one, client.Options{})
-	if err != nil {
-		s.pause(ctx, 100*time.Millisecond)
+	one, t, leave := s.enter(ctx, client.Options{})
+	if t == nil {
 		return
 	}
-	defer s.leave(t)
+	defer leave()
 	entry := func() string {
 		p := mirrored
 		for range 1 + r.IntN(3) {
@@ -286,14 +299,11 @@ func (s *stress) politeOne(ctx context.Context, t *client.Tree, r *rand.Rand, en
 // visitor opens a folder or a file in it and closes that at once. The server looks at
 // the folder's state for the one, while the other was the last to have it open.
 func (s *stress) visitor(ctx context.Context, r *rand.Rand) {
-	one, cancel := context.WithTimeout(ctx, s.Deadline(10*time.Second))
-	defer cancel()
-	t, err := s.login(one, client.Options{})
-	if err != nil {
-		s.pause(ctx, 100*time.Millisecond)
+	one, t, leave := s.enter(ctx, client.Options{})
+	if t == nil {
 		return
 	}
-	defer s.leave(t)
+	defer leave()
 	for one.Err() == nil && t.Session.Conn.Err() == nil {
 		name, how := visited, client.Create{Options: smb2.FILE_DIRECTORY_FILE}
 		if r.IntN(2) == 0 {
@@ -307,20 +317,17 @@ func (s *stress) visitor(ctx context.Context, r *rand.Rand) {
 
 // rude is a client that leaves things in the middle.
 func (s *stress) rude(ctx context.Context, r *rand.Rand) {
-	one, cancel := context.WithTimeout(ctx, s.Deadline(10*time.Second))
-	defer cancel()
 	o := client.Options{Encrypt: r.IntN(3) == 0}
 	if r.IntN(3) == 0 {
 		o.Signing = client.SigningEnabled
 	}
-	t, err := s.login(one, o)
-	if err != nil {
-		s.pause(ctx, 100*time.Millisecond)
+	one, t, leave := s.enter(ctx, o)
+	if t == nil {
 		return
 	}
+	defer leave()
 	// A record of a file that a local process made may have any name.
 	t.Session.Conn.Allow("notify-separator")
-	defer s.leave(t)
 	var files []*client.File
 	var pending []*client.Pending
 	add := func(p *client.Pending, err error) {
