@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -53,6 +54,44 @@ func TestTortureRows(t *testing.T) {
 			}
 			if _, err := os.Stat(filepath.Join(out, "after", name, "smbtorture.txt")); (err == nil) != (last.Status != report.Passed) {
 				t.Errorf("what it printed: %v", err)
+			}
+		})
+	}
+}
+
+// Without the series, a test that passes sometimes has to pass ten times to have passed.
+func TestSteady(t *testing.T) {
+	lost := errors.New("lost")
+	for _, test := range []struct {
+		name   string
+		ends   string // each turn: p passes, f fails, e cannot be run
+		want   torture.Outcome
+		reason string
+		err    error
+	}{
+		{"fails", "f", torture.Failed, "x", nil},
+		{"passes", "pppppppppp", torture.Passed, "", nil},
+		{"passes twice", "ppf", torture.Failed, "it passes only sometimes: time 3 ends in this way\nx", nil},
+		{"fails at the end", "pppppppppf", torture.Failed, "it passes only sometimes: time 10 ends in this way\nx", nil},
+		{"cannot be run", "pe", torture.Passed, "", lost},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			turn := 0
+			next := func() (torture.Result, error) {
+				end := test.ends[turn]
+				turn++
+				switch end {
+				case 'p':
+					return torture.Result{Outcome: torture.Passed}, nil
+				case 'f':
+					return torture.Result{Outcome: torture.Failed, Reason: "x"}, nil
+				}
+				return torture.Result{}, lost
+			}
+			first, _ := next()
+			got, err := steady(first, next)
+			if got.Outcome != test.want || got.Reason != test.reason || err != test.err || turn != len(test.ends) {
+				t.Errorf("got %s %q, %v after %d turns, want %s %q, %v after %d", got.Outcome, got.Reason, err, turn, test.want, test.reason, test.err, len(test.ends))
 			}
 		})
 	}

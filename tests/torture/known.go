@@ -98,6 +98,9 @@ func LoadKnown(p *Program, server Server) (*Known, error) {
 	return k, nil
 }
 
+// Sometimes says that a test is known to fail at times, and to pass at others.
+func (k *Known) Sometimes(test string) bool { return k.byTest[test].sometimes }
+
 // Judge turns a failure that is known into a skip with its reason, and a success
 // of a test that is said to fail into a failure.
 func (k *Known) Judge(r Result) Result {

@@ -113,6 +113,11 @@ func TestKnown(t *testing.T) {
 			t.Errorf("%+v: got %s %q, want %s %q", test.r, got.Outcome, got.Reason, test.want, test.says)
 		}
 	}
+	for test, want := range map[string]bool{"smb2.d": false, "smb2.e": true, "smb2.f": false} {
+		if got := k.Sometimes(test); got != want {
+			t.Errorf("%s passes sometimes: got %v, want %v", test, got, want)
+		}
+	}
 	for text, want := range map[string]string{
 		"    smb2.a\n":              "ksmbd.txt:1: want a reason before the first test",
 		"It cannot\n":               "ksmbd.txt:1: want a reason that ends in a colon",
