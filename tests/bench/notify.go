@@ -105,7 +105,7 @@ func loadFiles(ctx context.Context) (*rootfs.Archive, error) {
 	server string = ksmbd under test
 	tcp port = 445
 	max connections = 4096
-	max open files = 1000000
+	max open files = 65536
 [share]
 	path = /srv/share
 	read only = no

@@ -42,8 +42,8 @@ var layouts = []struct {
 	{"tree, one directory", []string{"-one", "-tree"}, true},
 }
 
-// crowds are the sizes of a full run. Somewhere below 100,000 ksmbd opens no more files,
-// whatever "max open files" says: STATUS_INSUFFICIENT_RESOURCES.
+// crowds are the sizes of a full run. ksmbd-tools let ksmbd open 65,536 files at most,
+// whatever "max open files" says.
 var crowds = []int{1, 100, 10000, 60000}
 
 // crowdBudget is how long a step with many watches may take: the sizes that matter
