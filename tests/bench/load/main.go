@@ -78,6 +78,7 @@ func run(out io.Writer, args []string) error {
 	var layout layout
 	set.BoolVar(&layout.one, "one", false, "all watches are of one directory")
 	set.BoolVar(&layout.tree, "tree", false, "SMB2_WATCH_TREE")
+	set.IntVar(&layout.dirs, "dirs", 0, "how many directories there are at least, watched or not")
 	if len(args) == 0 {
 		return fmt.Errorf("a command is wanted: latency, rate or watches")
 	}

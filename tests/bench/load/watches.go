@@ -22,7 +22,10 @@ import (
 )
 
 // layout is where watches are.
-type layout struct{ one, tree bool }
+type layout struct {
+	one, tree bool
+	dirs      int
+}
 
 func (y layout) String() string {
 	s := "flat"
@@ -145,7 +148,7 @@ func (c *crowd) folders() error {
 	if c.layout.one {
 		return c.folder(c.layout.dir(0))
 	}
-	for i := range c.all {
+	for i := range max(len(c.all), c.layout.dirs) {
 		path := filepath.Join(c.root, c.layout.dir(i))
 		if i%1000 == 0 {
 			if err := c.folder(filepath.Dir(c.layout.dir(i))); err != nil {
