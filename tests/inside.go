@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -61,7 +60,7 @@ const jiffies = `grep '^jiffies: ' /proc/timer_list | tail -n 1`
 type inside struct {
 	vm     *vmrunner.VM
 	config string        // the kernel's .config
-	before scenario.Held // what clients may leave
+	wait   time.Duration // how long ksmbd may hold what clients have left
 	found  []report.Inside
 
 	reports []splat.Report // of kmemleak
@@ -103,7 +102,7 @@ func (i *inside) look(ctx context.Context) {
 	}
 	has := func(option string) bool { return slices.Contains(strings.Split(string(options), "\n"), option) }
 
-	_, reason, err := guestHolds(i.vm).Settle(ctx, i.before, i.vm.Deadline(2*time.Second))
+	_, reason, err := guestHolds(i.vm).Settle(ctx, scenario.Held{}, i.wait)
 	i.note(left, "nothing held when all clients are gone", reason, err)
 	for option, module := range units {
 		if has(option) {
@@ -247,13 +246,15 @@ func (i *inside) kunit(ctx context.Context, module string) {
 	}
 }
 
+// durableWait is how long ksmbd keeps a durable handle whose client does not come back.
+// It may look at one that has less time only when that of another is over.
+const durableWait = 2 * 5 * time.Minute
+
 // inside looks at the guest and writes what it finds to the column.
 func (k *kernel) inside(ctx context.Context) {
-	i := &inside{vm: k.vm, config: k.built.Config, before: scenario.Held{}}
+	i := &inside{vm: k.vm, config: k.built.Config, wait: k.vm.Deadline(2 * time.Second)}
 	if slices.ContainsFunc(k.torture, func(r torture.Result) bool { return durables.MatchString(r.Test) }) {
-		// A durable handle waits for its client, that of a DURABLE_REQ without an end:
-		// ksmbd gives it no durable_timeout.
-		i.before["open files"] = math.MaxInt
+		i.wait += durableWait
 	}
 	job.From(ctx).Step(k.step("inside"), func(s *job.Step) error {
 		i.look(ctx)
