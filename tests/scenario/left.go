@@ -22,12 +22,18 @@ const leaveWait = 2 * time.Second
 // Settle waits until the server holds no more than before, for at most limit. more
 // is what it then holds beyond that, a line each; "": nothing.
 func (h Holds) Settle(ctx context.Context, before Held, limit time.Duration) (now Held, more string, err error) {
-	for until := time.Now().Add(limit); ; {
+	pause := 10 * time.Millisecond
+	for until := time.Now().Add(limit); ; pause = min(2*pause, time.Second) {
 		if now, err = h(ctx); err != nil {
 			return nil, "", fmt.Errorf("ask the server what it holds: %w", err)
 		}
 		if more = now.beyond(before); more == "" || time.Now().After(until) {
 			return now, more, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, "", context.Cause(ctx)
+		case <-time.After(pause):
 		}
 	}
 }
