@@ -124,10 +124,11 @@ func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server,
 		n++
 		s.Progress("%d of %d, %s", n, len(o.tests)*max(1, times), r.Test)
 	}
-	results, err = o.once(ctx, server, judged, done)
+	again := func(r torture.Result) { s.Progress("%s again: it passes only sometimes", r.Test) }
+	results, err = o.once(ctx, server, judged, done, again)
 	for turn := 2; turn <= times && err == nil; turn++ {
 		var next []torture.Result
-		next, err = o.once(ctx, server, judged, done)
+		next, err = o.once(ctx, server, judged, done, again)
 		for i, r := range next {
 			// A known failure that passes sometimes is a skip or has passed.
 			if first := results[i]; (r.Outcome == torture.Failed) != (first.Outcome == torture.Failed) {
@@ -151,8 +152,9 @@ func (o *Torture) run(ctx context.Context, s *job.Step, server *scenario.Server,
 // right: a plain kernel without KVM.
 const plainScale = 3
 
-// once runs the tests against server.
-func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool, done func(torture.Result)) (results []torture.Result, err error) {
+// once runs the tests against server, and calls done after each, and again when one of
+// those that pass sometimes has run once more.
+func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool, done, again func(torture.Result)) (results []torture.Result, err error) {
 	for _, name := range []string{"", quietShare} {
 		tests := slices.DeleteFunc(slices.Clone(o.tests), func(t string) bool { return share(t) != name })
 		if len(tests) == 0 {
@@ -172,7 +174,7 @@ func (o *Torture) once(ctx context.Context, server *scenario.Server, judged bool
 		}
 		options := torture.Options{Deadline: o.Deadline, Scale: on.Scale / plainScale, Done: done}
 		some, err := o.program.Run(ctx, t, tests, options)
-		options.Done = nil
+		options.Done = again
 		for i, r := range some {
 			switch {
 			case judged:
