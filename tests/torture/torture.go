@@ -161,7 +161,7 @@ var slow = map[string]time.Duration{
 	"smb2.notify.mask":                       4 * time.Minute, // 384 times arm, change, wait, cancel: 78 s against Samba
 	"smb2.compound_find.compound_find_close": 2 * time.Minute, // makes thousands of files: 15 s against Samba
 	"smb2.dir.large-files":                   2 * time.Minute, // 2000 files, listed in many ways
-	"smb2.dir.1kfiles_rename":               2 * time.Minute, // makes and renames 1000 files: 15 s on an emulated guest
+	"smb2.dir.1kfiles_rename":                2 * time.Minute, // makes and renames 1000 files: 15 s on an emulated guest
 }
 
 // Options of Run.
