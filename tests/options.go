@@ -64,7 +64,7 @@ func (o Options) scenarios() ([]*scenario.Scenario, error) {
 	all, err := Scenarios(o.Folder, o.Scenarios...)
 	return slices.DeleteFunc(all, func(s *scenario.Scenario) bool {
 		return s.Series != "" && s.Series != o.Series ||
-			o.Series != "" && o.Series != notify && (s.Has("notify") || s.Has("pending"))
+			o.Series != "" && o.Series != notify && (s.Has("notify") || s.Has("pending") || s.Has("quiet"))
 	}), err
 }
 
