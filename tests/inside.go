@@ -16,7 +16,6 @@ import (
 	"kbuild-run/patches/job"
 	"kbuild-run/tests/ktap"
 	"kbuild-run/tests/report"
-	"kbuild-run/tests/scenario"
 	"kbuild-run/tests/torture"
 	"kbuild-run/vmrunner"
 	"kbuild-run/vmrunner/splat"
@@ -102,7 +101,7 @@ func (i *inside) look(ctx context.Context) {
 	}
 	has := func(option string) bool { return slices.Contains(strings.Split(string(options), "\n"), option) }
 
-	_, reason, err := guestHolds(i.vm).Settle(ctx, scenario.Held{}, i.wait)
+	_, reason, err := guestHolds(i.vm).Settle(ctx, nil, i.wait)
 	i.note(left, "nothing held when all clients are gone", reason, err)
 	for option, module := range units {
 		if has(option) {
@@ -253,10 +252,11 @@ const durableWait = 2 * 5 * time.Minute
 // inside looks at the guest and writes what it finds to the column.
 func (k *kernel) inside(ctx context.Context) {
 	i := &inside{vm: k.vm, config: k.built.Config, wait: k.vm.Deadline(2 * time.Second)}
-	if slices.ContainsFunc(k.torture, func(r torture.Result) bool { return durables.MatchString(r.Test) }) {
-		i.wait += durableWait
-	}
 	job.From(ctx).Step(k.step("inside"), func(s *job.Step) error {
+		if slices.ContainsFunc(k.torture, func(r torture.Result) bool { return durables.MatchString(r.Test) }) {
+			i.wait += durableWait
+			s.Progress("wait for durable handles to end, %v at most", durableWait)
+		}
 		i.look(ctx)
 		k.column.Inside, k.leaks = i.found, i.reports
 		count := map[report.Status]int{}
