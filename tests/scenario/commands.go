@@ -73,6 +73,7 @@ func init() {
 		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", "", 1, 1, disconnect},
 		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", "", 1, 1, logoff},
 		"reauth":     {"reauth NAME [-wrong|-unknown]", "authenticate the session's user anew, -wrong with a wrong password, -unknown as a user whom the server does not know", "-wrong -unknown", 1, 1, reauth},
+		"echo":       {"echo NAME", "ECHO with the session's id", "", 1, 1, echo},
 		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
 		"server":     {"server COMMAND [&]", "run a shell command on the server, in the scenario's folder; with & behind it the scenario goes on meanwhile", plain, 1, 0, serverCommand},
@@ -322,6 +323,16 @@ func reauth(st *state, l *line) error {
 		who.User = "stranger"
 	}
 	return p.sess.Reauthenticate(ctx, who)
+}
+
+func echo(st *state, l *line) error {
+	p, err := st.peer(l.words[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := st.answer()
+	defer cancel()
+	return p.sess.Echo(ctx)
 }
 
 func drop(st *state, l *line) error {
