@@ -123,8 +123,29 @@ func (st *state) commands() map[string]func(*testscript.TestScript, bool, []stri
 	return all
 }
 
-// call reads the arguments of a command and runs it.
-func (c *command) call(st *state, args []string) (err error) {
+// call runs a command. Every command takes -status STATUS_X: it is to end with
+// this status, or with -status any in any way. That of repeat is for each time.
+func (c *command) call(st *state, args []string) error {
+	i := slices.Index(args, "-status")
+	if i < 0 || i+1 >= len(args) || c == vocabulary["repeat"] {
+		return c.plainly(st, args)
+	}
+	status := args[i+1]
+	err := c.plainly(st, slices.Delete(slices.Clone(args), i, i+2))
+	var s *client.StatusError
+	switch {
+	case status == "any" && (err == nil || errors.As(err, &s)):
+		return nil
+	case errors.As(err, &s) && s.Status.String() == status:
+		return nil
+	case err == nil:
+		return &Mismatch{Want: status, Got: "STATUS_SUCCESS"}
+	}
+	return &Mismatch{Want: status, Got: err.Error()}
+}
+
+// plainly reads the arguments of a command and runs it.
+func (c *command) plainly(st *state, args []string) (err error) {
 	l := &line{words: args}
 	if c.options != plain {
 		if l, err = readLine(args, c.options); err != nil {
@@ -138,31 +159,13 @@ func (c *command) call(st *state, args []string) (err error) {
 	return c.run(st, l)
 }
 
-// step runs a command. Every command takes -status STATUS_X: it is to end with
-// this status, or with -status any in any way.
+// step runs a command of the script, and keeps what there is to say when it fails.
 func (st *state) step(c *command, step string, args []string) error {
 	defer st.lend()()
 	for _, p := range st.order {
 		p.conn.Note("step: %s", step)
 	}
-	status := ""
-	if i := slices.Index(args, "-status"); i >= 0 && i+1 < len(args) {
-		status = args[i+1]
-		args = slices.Delete(slices.Clone(args), i, i+2)
-	}
 	err := c.call(st, args)
-	var s *client.StatusError
-	switch {
-	case status == "":
-	case status == "any" && (err == nil || errors.As(err, &s)):
-		err = nil
-	case errors.As(err, &s) && s.Status.String() == status:
-		err = nil
-	case err == nil:
-		err = &Mismatch{Want: status, Got: "STATUS_SUCCESS"}
-	default:
-		err = &Mismatch{Want: status, Got: err.Error()}
-	}
 	if err == nil {
 		return nil
 	}
