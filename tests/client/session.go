@@ -180,6 +180,19 @@ func (s *Session) derive(key []byte, preauth crypt.Preauth, bind *Session) (err 
 	return err
 }
 
+// EncryptWith makes the session encrypt with a key that is not its own, for both
+// directions: for tests of what a server takes.
+func (s *Session) EncryptWith(cipher smb2.Cipher, key []byte) error {
+	sealer, err := crypt.NewSealer(cipher, key)
+	if err != nil {
+		return err
+	}
+	s.Conn.mu.Lock()
+	defer s.Conn.mu.Unlock()
+	s.sealer, s.opener, s.encryptAll = sealer, sealer, true
+	return nil
+}
+
 func (c *Conn) register(s *Session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

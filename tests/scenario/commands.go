@@ -35,9 +35,9 @@ var vocabulary map[string]*command
 func init() {
 	const watched = "-filter F -tree -size N"
 	vocabulary = map[string]*command{
-		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-client NAME] [-bind NAME] [-patient]",
-			"connect, log in, connect to the share or another; -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -client as the same client alone, -bind adds a channel to a session, -patient waits for a server that starts",
-			"-persona P -user U -dialect D -encrypt -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -client NAME -bind NAME -patient", 1, 1, connect},
+		"connect": {"connect NAME [-persona P] [-user other] [-dialect 3.1.1] [-encrypt|-clear] [-unsigned] [-credits N] [-share S] [-on NAME] [-tree NAME] [-replace NAME] [-client NAME] [-bind NAME] [-patient]",
+			"connect, log in, connect to the share or another; -clear offers no cipher, -on logs in once more on a connection, -tree connects a session to the share once more, -replace logs in anew in place of a session as the same client, -client as the same client alone, -bind adds a channel to a session, -patient waits for a server that starts",
+			"-persona P -user U -dialect D -encrypt -clear -unsigned -credits N -share S -on NAME -tree NAME -replace NAME -client NAME -bind NAME -patient", 1, 1, connect},
 		"open": {"open NAME PATH [as HANDLE] [-access RIGHT,...] [-share read,write,delete] [-file] [-delete-on-close] [-lease rwh] [-guid WORD [-replay|-reconnect]]",
 			"open what is there; the handle is named after the last part of PATH; -share is what others may do, everything when not given, -file takes no directory, -lease asks for a lease, which must be granted, -guid for a durable handle with a CreateGuid made of WORD, -replay sends that CREATE again, -reconnect asks for the handle of a connection that is gone, until the server has noticed that it is",
 			opening, 2, 2, open},
@@ -74,6 +74,7 @@ func init() {
 		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", "", 1, 1, logoff},
 		"reauth":     {"reauth NAME [-wrong|-unknown]", "authenticate the session's user anew, -wrong with a wrong password, -unknown as a user whom the server does not know", "-wrong -unknown", 1, 1, reauth},
 		"echo":       {"echo NAME", "ECHO with the session's id", "", 1, 1, echo},
+		"forge":      {"forge NAME", "TREE_CONNECT in a session without keys, encrypted with one of zeros: the server ends the connection", "", 1, 1, forge},
 		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
 		"server":     {"server COMMAND [&]", "run a shell command on the server, in the scenario's folder; with & behind it the scenario goes on meanwhile", plain, 1, 0, serverCommand},
@@ -237,6 +238,9 @@ func connect(st *state, l *line) (err error) {
 		if l.has("-unsigned") {
 			o.Signing = client.SigningEnabled
 		}
+		if l.has("-clear") {
+			o.Ciphers = []smb2.Cipher{}
+		}
 		if d, ok := l.options["-dialect"]; ok {
 			dialect, err := lookup("dialect", dialects, d)
 			if err != nil {
@@ -336,6 +340,25 @@ func echo(st *state, l *line) error {
 	ctx, cancel := st.answer()
 	defer cancel()
 	return p.sess.Echo(ctx)
+}
+
+func forge(st *state, l *line) error {
+	p, err := st.peer(l.words[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := st.answer()
+	defer cancel()
+	if err := p.sess.EncryptWith(smb2.SMB2_ENCRYPTION_AES128_CCM, make([]byte, 16)); err != nil {
+		return err
+	}
+	switch _, err := p.sess.TreeConnect(ctx, st.server.Share); {
+	case err == nil:
+		return &Mismatch{Want: "the end of the connection", Got: "STATUS_SUCCESS", conn: p.conn}
+	case p.conn.Err() == nil:
+		return &Mismatch{Want: "the end of the connection", Got: err.Error(), conn: p.conn}
+	}
+	return nil
 }
 
 func drop(st *state, l *line) error {
