@@ -105,7 +105,11 @@ func Run(ctx context.Context, o Options) (*Matrix, error) {
 	if j.DryRun && len(r.steps) == 0 {
 		return r.m, nil
 	}
-	err := j.Step("check", func(s *job.Step) error {
+	accepted, err := r.accepted()
+	if err != nil {
+		return nil, err
+	}
+	err = j.Step("check", func(s *job.Step) error {
 		r.s = s
 		if !o.NoBuild {
 			if err := r.build(ctx); err != nil {
@@ -116,11 +120,12 @@ func Run(ctx context.Context, o Options) (*Matrix, error) {
 			return err
 		}
 		s.Note("%d patches, %d checks, %d of them remembered", len(r.m.Rows), r.m.Looked+r.m.Remembered, r.m.Remembered)
-		return r.accept()
+		return nil
 	})
 	if err == nil && o.Boot != nil {
 		err = r.boot(ctx)
 	}
+	r.accept(accepted)
 	return r.m, err
 }
 
@@ -349,7 +354,7 @@ func (r *runner) boot(ctx context.Context) error {
 		} else {
 			for _, name := range before {
 				if !slices.Contains(passed, name) {
-					c.Status = Fail
+					c.Status = Warn
 					c.Found = append(c.Found, "scenario "+name+" passes before the patch, and not with it")
 				}
 			}
@@ -387,11 +392,17 @@ func (r *runner) checker(name string) string {
 // skip notes why a check cannot run.
 func (r *runner) skip(column, why string) { r.m.Skips[column] = why }
 
-// accept takes out what the file `accepted` beside the series lists: lines of
-// CHECK, a regular expression, and the reason behind a #.
-func (r *runner) accept() error {
+// acceptance is a line of the file accepted.
+type acceptance struct {
+	column, reason string
+	re             *regexp.Regexp
+}
+
+// accepted reads the file of that name beside the series: lines of CHECK, a regular
+// expression, and the reason behind a #.
+func (r *runner) accepted() (all []acceptance, err error) {
 	if r.Given != nil {
-		return nil
+		return nil, nil
 	}
 	for l := range strings.Lines(r.series.Beside("accepted")) {
 		rule, reason, _ := strings.Cut(strings.TrimSpace(l), " # ")
@@ -401,29 +412,36 @@ func (r *runner) accept() error {
 		}
 		re, err := regexp.Compile(strings.TrimSpace(pattern))
 		if err != nil || reason == "" || !slices.Contains(Columns, column) {
-			return fmt.Errorf("read accepted of series %s for %s: %q; want: CHECK REGEXP # REASON", r.series.Name, r.m.Base, strings.TrimSpace(l))
+			return nil, fmt.Errorf("read accepted of series %s for %s: %q; want: CHECK REGEXP # REASON", r.series.Name, r.m.Base, strings.TrimSpace(l))
 		}
+		all = append(all, acceptance{column, reason, re})
+	}
+	return all, nil
+}
+
+// accept takes what is accepted out of the warnings; a failure cannot be.
+func (r *runner) accept(all []acceptance) {
+	for _, a := range all {
 		for i := range r.m.Rows {
 			row := &r.m.Rows[i]
-			c := row.Cells[column]
+			c := row.Cells[a.column]
 			if c.Status != Warn {
 				continue
 			}
 			c.Found = slices.DeleteFunc(slices.Clone(c.Found), func(f string) bool {
-				if !re.MatchString(f) {
+				if !a.re.MatchString(f) {
 					return false
 				}
 				first, _, _ := strings.Cut(f, "\n")
-				row.Accepted = append(row.Accepted, column+": "+first+" ("+reason+")")
+				row.Accepted = append(row.Accepted, a.column+": "+first+" ("+a.reason+")")
 				return true
 			})
 			if len(c.Found) == 0 {
 				c.Status = Pass
 			}
-			row.Cells[column] = c
+			row.Cells[a.column] = c
 		}
 	}
-	return nil
 }
 
 // marks are how the matrix shows a status.
