@@ -10,12 +10,14 @@ import (
 	"kbuild-run/tests/scenario"
 )
 
-// Boot builds a tree, boots it and runs the scenarios of a series. It returns
-// those that pass, and what is wrong with the kernel, or "": it does not come up,
+// Boot builds a tree, boots it and runs the scenarios of a series, or the named ones. It
+// returns those that pass, and what is wrong with the kernel, or "": it does not come up,
 // or complains.
-func Boot(ctx context.Context, t *patches.Tree, series string) (passed []string, fault string, err error) {
-	// Named scenarios: without smbtorture and other clients.
-	o := Options{Base: t.Base, Series: series, Alone: true, Scenarios: []string{"*"}}
+func Boot(ctx context.Context, t *patches.Tree, series string, names ...string) (passed []string, fault string, err error) {
+	if names == nil {
+		names = []string{"*"} // not none: without smbtorture and other clients
+	}
+	o := Options{Base: t.Base, Series: series, Alone: true, Scenarios: names}
 	scenarios, err := o.scenarios()
 	if err != nil {
 		return nil, "", err

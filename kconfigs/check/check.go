@@ -90,9 +90,9 @@ type Options struct {
 	Signed  bool // the patches are sent ones: each must be signed off
 }
 
-// Boot boots a tree. It returns the scenarios of a series that pass, and what is
-// wrong with the kernel, or "".
-type Boot func(ctx context.Context, t *patches.Tree, series string) (passed []string, fault string, err error)
+// Boot boots a tree. It returns the scenarios of a series that pass, of all or of the
+// named ones, and what is wrong with the kernel, or "".
+type Boot func(ctx context.Context, t *patches.Tree, series string, names ...string) (passed []string, fault string, err error)
 
 // Run checks a series patch by patch. The error says why it could not; what it
 // finds is in the matrix.
@@ -340,6 +340,7 @@ func fresh(before, after []kconfigs.Warning) (found []kconfigs.Warning) {
 // boot boots each tree: a patch that breaks what worked stops a bisection.
 func (r *runner) boot(ctx context.Context) error {
 	var before []string
+	var last *patches.Tree
 	for i, t := range r.steps {
 		if i > 0 && !compiles(r.m.Rows[i-1].Mail) {
 			continue
@@ -349,22 +350,45 @@ func (r *runner) boot(ctx context.Context) error {
 			return err
 		}
 		c := Cell{Status: Pass}
+		lost := slices.DeleteFunc(slices.Clone(before), func(name string) bool { return slices.Contains(passed, name) })
+		if fault == "" && len(lost) > 0 {
+			if lost, fault, err = r.again(ctx, last, t, lost); err != nil {
+				return err
+			}
+		}
 		if fault != "" {
 			c = Cell{Fail, []string{fault}}
 		} else {
-			for _, name := range before {
-				if !slices.Contains(passed, name) {
-					c.Status = Warn
-					c.Found = append(c.Found, "scenario "+name+" passes before the patch, and not with it")
-				}
+			for _, name := range lost {
+				c.Status = Warn
+				c.Found = append(c.Found, "scenario "+name+" passes before the patch, and not with it")
 			}
-			before = passed
+			before, last = passed, t
 		}
 		if i > 0 {
 			r.set(i-1, boots, c, true)
 		}
 	}
 	return nil
+}
+
+// again runs the scenarios that a patch seems to break once more, without it and with
+// it, and returns those that it breaks: what passes only sometimes says nothing about it.
+func (r *runner) again(ctx context.Context, before, after *patches.Tree, scenarios []string) (lost []string, fault string, err error) {
+	was, _, err := r.Boot(ctx, before, r.series.Name, scenarios...)
+	if err != nil {
+		return nil, "", err
+	}
+	is, fault, err := r.Boot(ctx, after, r.series.Name, scenarios...)
+	if err != nil {
+		return nil, "", err
+	}
+	for _, name := range scenarios {
+		if slices.Contains(was, name) && !slices.Contains(is, name) {
+			lost = append(lost, name)
+		}
+	}
+	return lost, fault, nil
 }
 
 // have says that the program of a check is installed, and notes when it is not.
