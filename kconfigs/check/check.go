@@ -64,6 +64,8 @@ var about = map[string]string{
 type Cell struct {
 	Status Status
 	Found  []string // one each; the first line is short
+
+	acceptable bool // though it fails
 }
 
 // Row is one patch.
@@ -177,7 +179,7 @@ func (r *runner) apply(ctx context.Context, s *job.Step) error {
 	var misfit *patches.Misfit
 	if errors.As(err, &misfit) {
 		// What comes behind a patch that does not fit is not reached.
-		r.m.Rows[misfit.Patch].Cells["applies"] = Cell{Fail, []string{err.Error()}}
+		r.m.Rows[misfit.Patch].Cells["applies"] = Cell{Status: Fail, Found: []string{err.Error()}}
 		o.Given = &patches.Series{Name: r.series.Name, Mails: r.series.Mails[:misfit.Patch], Dir: r.series.Dir}
 		if t, err = bare, nil; misfit.Patch > 0 {
 			t, err = patches.Prepare(ctx, s, o)
@@ -309,10 +311,10 @@ func (r *runner) compare(row int, p pass, was, is *kconfigs.Lint) {
 		case column == "smatch" && w.Tool != column: // the compiler says it in m
 			continue
 		}
-		cells[column] = Cell{Warn, append(cells[column].Found, w.Text)}
+		cells[column] = Cell{Status: Warn, Found: append(cells[column].Found, w.Text)}
 	}
 	if is.Failed != "" && is.Failed != was.Failed && p.column != "smatch" {
-		cells[p.column] = Cell{Fail, []string{is.Failed}}
+		cells[p.column] = Cell{Status: Fail, Found: []string{is.Failed}}
 	}
 	for column, c := range cells {
 		if r.m.Skips[column] != "" {
@@ -357,10 +359,10 @@ func (r *runner) boot(ctx context.Context) error {
 			}
 		}
 		if fault != "" {
-			c = Cell{Fail, []string{fault}}
+			c = Cell{Status: Fail, Found: []string{fault}}
 		} else {
 			for _, name := range lost {
-				c.Status = Warn
+				c.Status, c.acceptable = Fail, true
 				c.Found = append(c.Found, "scenario "+name+" passes before the patch, and not with it")
 			}
 			before, last = passed, t
@@ -443,13 +445,13 @@ func (r *runner) accepted() (all []acceptance, err error) {
 	return all, nil
 }
 
-// accept takes what is accepted out of the warnings; a failure cannot be.
+// accept takes what is accepted out of the warnings and of the failures that may be.
 func (r *runner) accept(all []acceptance) {
 	for _, a := range all {
 		for i := range r.m.Rows {
 			row := &r.m.Rows[i]
 			c := row.Cells[a.column]
-			if c.Status != Warn {
+			if c.Status != Warn && !c.acceptable {
 				continue
 			}
 			c.Found = slices.DeleteFunc(slices.Clone(c.Found), func(f string) bool {
