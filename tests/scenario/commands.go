@@ -73,7 +73,7 @@ func init() {
 		"disconnect": {"disconnect NAME [as REQUEST]", "TREE_DISCONNECT", "", 1, 1, disconnect},
 		"logoff":     {"logoff NAME [as REQUEST]", "LOGOFF", "", 1, 1, logoff},
 		"reauth":     {"reauth NAME [-wrong|-unknown]", "authenticate the session's user anew, -wrong with a wrong password, -unknown as a user whom the server does not know", "-wrong -unknown", 1, 1, reauth},
-		"echo":       {"echo NAME", "ECHO with the session's id", "", 1, 1, echo},
+		"echo":       {"echo NAME [as REQUEST]", "ECHO with the session's id", "", 1, 1, echo},
 		"forge":      {"forge NAME", "TREE_CONNECT in a session without keys, encrypted with one of zeros: the server ends the connection", "", 1, 1, forge},
 		"drop":       {"drop NAME", "close the TCP connection without a word", "", 1, 1, drop},
 		"order":      {"order REQUEST REQUEST ...", "the final responses came in this order", "", 2, 0, order},
@@ -296,18 +296,25 @@ func connect(st *state, l *line) (err error) {
 }
 
 func disconnect(st *state, l *line) error {
-	return st.leave(l, func(p *peer) *client.Request {
+	return st.ask(l, func(p *peer) *client.Request {
 		return &client.Request{Command: smb2.SMB2_TREE_DISCONNECT, Body: smb2.NewTreeDisconnectReq(), Tree: p.tree}
 	})
 }
 
 func logoff(st *state, l *line) error {
-	return st.leave(l, func(p *peer) *client.Request {
+	return st.ask(l, func(p *peer) *client.Request {
 		return &client.Request{Command: smb2.SMB2_LOGOFF, Body: smb2.NewLogoffReq(), Session: p.sess}
 	})
 }
 
-func (st *state) leave(l *line, req func(*peer) *client.Request) error {
+func echo(st *state, l *line) error {
+	return st.ask(l, func(p *peer) *client.Request {
+		return &client.Request{Command: smb2.SMB2_ECHO, Body: smb2.NewEchoReq(), Session: p.sess}
+	})
+}
+
+// ask sends a request of a client and waits for its end.
+func (st *state) ask(l *line, req func(*peer) *client.Request) error {
 	p, err := st.peer(l.words[0])
 	if err != nil {
 		return err
@@ -330,16 +337,6 @@ func reauth(st *state, l *line) error {
 		who.User = "stranger"
 	}
 	return p.sess.Reauthenticate(ctx, who)
-}
-
-func echo(st *state, l *line) error {
-	p, err := st.peer(l.words[0])
-	if err != nil {
-		return err
-	}
-	ctx, cancel := st.answer()
-	defer cancel()
-	return p.sess.Echo(ctx)
 }
 
 func forge(st *state, l *line) error {
